@@ -1,0 +1,35 @@
+# A fresh machine needs Python 3.11 and make. Everything else is installed here, into .venv, with exact pins.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= runs/demo
+
+.PHONY: setup test lint demo bench clean
+
+setup: $(VENV)/.installed
+
+# One resolution for everything; the pins are in constraints.txt. setuptools comes first so that the project itself is
+# installed without a second, isolated environment.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt setuptools
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-build-isolation --editable ".[dev]"
+	touch $@
+
+demo: setup          ## synthetic Earth -> seven arms -> ranked table, report, MLflow
+	$(BIN)/python -m cromss.demo --out $(OUT)
+
+test: setup          ## the whole suite
+	$(BIN)/python -m pytest
+
+lint: setup          ## style, and who may import whom
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+bench: setup         ## the stream and the step, measured
+	$(BIN)/python -m cromss.bench stream
+	$(BIN)/python -m cromss.bench step
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,35 @@
+"""`cromss <verb>` and `python -m cromss <verb>`: one door to every verb."""
+
+import importlib
+import sys
+
+from cromss.settings import suggest
+
+VERBS = {
+    "ingest": "tiles into a patch store; describe and verify one",
+    "pretrain": "pretrain the encoders on noisy labels",
+    "transfer": "judge encoders on a downstream task",
+    "sweep": "many pretrainings, judged and ranked",
+    "report": "one HTML page over a run directory",
+    "bench": "measure the stream and the training step",
+    "demo": "synthetic Earth to ranked table in minutes",
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Dispatch to `cromss.<verb>.main`; the verb's exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, VERBS))
+        print("usage: cromss <verb> [...]\n")
+        print("\n".join(f"  {verb:<{width}}  {story}" for verb, story in VERBS.items()))
+        print("\n`cromss <verb> --help` says more.")
+        return 0
+    if argv[0] not in VERBS:
+        print(f"cromss {argv[0]}: unknown verb{suggest(argv[0], VERBS)}", file=sys.stderr)
+        return 2
+    return importlib.import_module(f"cromss.{argv[0]}").main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

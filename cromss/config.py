@@ -1,0 +1,304 @@
+"""The configuration of a run, composed of the parts' own settings. Its defaults are the paper.
+
+Where the paper is silent (batch size) the authors' code speaks; every difference between the two is a setting, and
+the preset `authors-code` sets them all.
+"""
+
+import argparse
+from typing import Annotated, Any, Literal
+
+import pydantic
+from pydantic import Field
+
+from cromss.data.augment import AugmentConfig
+from cromss.data.stream import RayReader, Reader
+from cromss.networks.encoders import Backbone
+from cromss.networks.fusion import Fusion, Middle
+from cromss.networks.heads import Head, PSPNet
+from cromss.networks.scaling import MeanStd, Scaling
+from cromss.objective.crossmodal import ObjectiveConfig
+from cromss.settings import Settings, as_yaml, assignments, leaves, overlay, read_yaml, suggest, validate
+
+
+class DataConfig(Settings):
+    """What the pretraining reads. `bands` names a subset per modality; a modality left out uses the store's bands."""
+
+    bands: dict[str, str | tuple[str, ...]] = {}
+    seasons: Literal["random", "cycle"] = "random"
+    augment: AugmentConfig = AugmentConfig()
+    reader: Reader = RayReader()
+    lanes: int = Field(8, ge=1)
+    window: int = Field(4, ge=1)  # row groups mixed with each other
+    val_folds: int = Field(1, ge=1)
+
+
+class ModelConfig(Backbone):
+    """The U-Nets: their backbone, how the modalities are fused, how pixels become network input."""
+
+    fusion: Fusion = Middle()
+    scaling: Scaling = MeanStd()
+
+
+class Plateau(Settings):
+    """Halve the learning rate when the validation loss stops falling (reference 5)."""
+
+    kind: Literal["plateau"] = "plateau"
+    factor: float = Field(0.5, gt=0, lt=1)
+    patience: int = Field(30, ge=0)  # epochs
+
+
+class Constant(Settings):
+    """The learning rate stays."""
+
+    kind: Literal["constant"] = "constant"
+
+
+class Cosine(Settings):
+    """From the learning rate down to `end` over `epochs`, then constant."""
+
+    kind: Literal["cosine"] = "cosine"
+    end: float = Field(1e-5, gt=0)
+    epochs: int = Field(40, ge=1)
+
+
+Schedule = Annotated[Plateau | Constant | Cosine, Field(discriminator="kind")]
+
+
+class OptimConfig(Settings):
+    """Adam. `batch_size` is global: it never changes with the number of workers (the authors: 4 GPUs x 128)."""
+
+    lr: float = Field(5e-4, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    batch_size: int = Field(512, ge=1)
+    epochs: int = Field(100, ge=1)
+    schedule: Schedule = Plateau()
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"  # auto: bfloat16 autocast where the GPU has it
+
+
+class ScalingConfig(Settings):
+    """Who computes. None = what is there: every GPU, else two CPU workers. Results do not depend on it."""
+
+    num_workers: int | None = Field(None, ge=1)
+    use_gpu: bool | None = None
+    cpus_per_worker: float | None = Field(None, gt=0)
+    threads: int | None = Field(None, ge=1)  # torch threads of a CPU worker
+    compile: bool = False  # torch.compile: needs a C++ compiler on CPU
+    checkpoint_epochs: int = Field(1, ge=1)
+    max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint after a crash of a worker
+
+
+class Pretrain(Settings):
+    """The encoders are pretrained in this run."""
+
+    kind: Literal["pretrain"] = "pretrain"
+
+
+class RandomInit(Settings):
+    """No pretraining: the baseline every encoder must beat."""
+
+    kind: Literal["random"] = "random"
+
+
+class Imported(Settings):
+    """Encoders from elsewhere, one per modality (`paths: {s2: FILE}`): a run directory of ours, or anybody's checkpoint,
+    which does not say what input it was trained on: `scalings` does."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    paths: dict[str, str]
+    scalings: dict[str, Scaling] = {}
+
+
+Pretraining = Annotated[Pretrain | RandomInit | Imported, Field(discriminator="kind")]
+
+
+class Holdout(Settings):
+    """Train on the downstream store's split `train`, score on `test`."""
+
+    kind: Literal["holdout"] = "holdout"
+
+
+class TwoFold(Settings):
+    """Train on either split and score on the other; one confusion matrix over both (for spatial halves)."""
+
+    kind: Literal["two_fold"] = "two_fold"
+
+
+Protocol = Annotated[Holdout | TwoFold, Field(discriminator="kind")]
+
+
+class TransferConfig(Settings):
+    """The downstream protocol (reference 7): one modality at a time, encoder frozen or fine-tuned, CE + Dice."""
+
+    modalities: tuple[str, ...] = ("s1", "s2")
+    modes: tuple[Literal["frozen", "finetuned"], ...] = ("frozen", "finetuned")
+    repeats: int = Field(3, ge=1)
+    head: Head = PSPNet()
+    frozen_batchnorm: Literal["adapt", "fixed"] = "adapt"
+    lr: float = Field(5e-5, gt=0)
+    schedule: Schedule = Constant()
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(32, ge=2)
+    augment: AugmentConfig = AugmentConfig(crop=None)
+    protocol: Protocol = Holdout()
+    panels: int = Field(4, ge=0)  # test patches kept as pictures
+
+
+class ProbeConfig(Settings):
+    """A linear head on the frozen encoder, trained for a fixed number of steps on part of the downstream TRAINING set
+    and scored on a spatial fold of the same set: what early stopping may look at without touching the test set."""
+
+    every: int = Field(10, ge=1)  # epochs between probes
+    steps: int = Field(200, ge=1)
+    lr: float = Field(1e-2, gt=0)
+    patches: int = Field(256, ge=4)
+    folds: int = Field(4, ge=2)  # one of so many is scored
+
+
+class NoStopping(Settings):
+    """Every trial runs to its end."""
+
+    kind: Literal["none"] = "none"
+
+
+class Asha(Settings):
+    """Asynchronous successive halving on the probe. `grace` = share of the ramp before anything is stopped: earlier,
+    runs with different ramps are still nearly the same (at epoch 10 alpha_end .3 and .7 differ by .009)."""
+
+    kind: Literal["asha"] = "asha"
+    grace: float = Field(0.65, gt=0, le=1)
+    reduction: int = Field(3, ge=2)
+
+
+Stopping = Annotated[NoStopping | Asha, Field(discriminator="kind")]
+
+
+class SweepConfig(Settings):
+    """`seeds` = independent pretrainings of each configuration: the unit of every interval and test."""
+
+    metric: Literal["mean", "s1", "s2"] = "mean"
+    mode: Literal["frozen", "finetuned"] = "frozen"
+    seeds: int = Field(3, ge=1)
+    stopping: Stopping = NoStopping()
+
+
+class RunConfig(Settings):
+    """The whole of a run."""
+
+    seed: int = Field(0, ge=0)
+    pretraining: Pretraining = Pretrain()
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    optim: OptimConfig = OptimConfig()
+    transfer: TransferConfig = TransferConfig()
+    probe: ProbeConfig = ProbeConfig()
+    sweep: SweepConfig = SweepConfig()
+    scaling: ScalingConfig = ScalingConfig()
+
+    @property
+    def ramp_epochs(self) -> int:
+        """T of the ramps: as set, else 0.8 of the run (80 of the paper's 100 epochs)."""
+        return self.objective.ramp_epochs or max(1, round(0.8 * self.optim.epochs))
+
+    @pydantic.model_validator(mode="after")
+    def _coherent(self) -> "RunConfig":
+        if self.objective.selection.kind == "cromss" and self.ramp_epochs > self.optim.epochs:
+            raise ValueError(
+                f"objective.ramp_epochs={self.ramp_epochs}: longer than the run (optim.epochs={self.optim.epochs}), which "
+                f"would end before its ramp; leave it out (0.8 of the run) or raise optim.epochs"
+            )
+        if self.optim.batch_size % self.data.lanes:
+            raise ValueError(
+                f"optim.batch_size={self.optim.batch_size}: must be a multiple of data.lanes={self.data.lanes}"
+            )
+        trains = self.pretraining.kind == "pretrain" and self.model.fusion.kind == "single"
+        if trains and self.model.fusion.modality not in self.transfer.modalities:
+            raise ValueError(
+                f"transfer.modalities={list(self.transfer.modalities)}: the run pretrains only "
+                f"{self.model.fusion.modality!r} (model.fusion.modality)"
+            )
+        return self
+
+    @property
+    def judged_modalities(self) -> tuple[str, ...]:
+        """Modalities whose encoders this run can hand to the downstream task."""
+        if self.pretraining.kind == "pretrain":
+            return tuple(m for m in self.transfer.modalities if m in self.model.fusion.modalities)
+        if self.pretraining.kind == "checkpoint":
+            return tuple(m for m in self.transfer.modalities if m in self.pretraining.paths)
+        return self.transfer.modalities
+
+
+    def identity(self) -> dict[str, Any]:
+        """What makes a pretraining this one, as dotted keys: not who computes it, which reader feeds it or what judges it,
+        and nothing that has no effect (the ramps of a run without selection)."""
+        tree = self.model_dump(mode="json")
+        kept = {key: tree[key] for key in ("seed", "pretraining", "data", "model", "objective", "optim")}
+        del kept["data"]["reader"]
+        objective = kept["objective"]
+        objective["ramp_epochs"] = self.ramp_epochs
+        if self.objective.selection.kind != "cromss":
+            for inert in ("alpha", "gamma", "ramp_epochs", "per_class", "confidence", "enhance"):
+                del objective[inert]
+        elif self.model.fusion.kind == "single":
+            for inert in ("gamma", "confidence", "enhance"):
+                del objective[inert]
+        if self.model.fusion.kind == "single":
+            del objective["consistency"]
+        return leaves(kept)
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {},
+    "authors-code": {
+        "optim": {"lr": 5e-3, "weight_decay": 1e-8, "epochs": 200},
+        "objective": {
+            "per_class": True,
+            "consistency": {"kind": "cross_entropy"},
+            "smoothing": {"kind": "spatio_temporal"},
+            "ramp_epochs": 80,
+        },
+        "transfer": {"lr": 5e-4, "schedule": {"kind": "cosine", "end": 1e-5, "epochs": 40}},
+    },
+    # Minutes on two CPU cores: a tiny network on 64-pixel scenes. Shows that the machine works, not what the method is
+    # worth on real data.
+    "demo": {
+        "data": {"augment": {"crop": None}, "reader": {"kind": "direct"}},
+        "model": {"encoder": "resnet18", "decoder_channels": [64, 32, 16, 16, 16]},
+        "optim": {"lr": 2e-3, "batch_size": 16, "epochs": 10, "schedule": {"kind": "constant"}},
+        "transfer": {
+            "modes": ["frozen"], "repeats": 2, "epochs": 20, "lr": 2e-3, "batch_size": 16, "augment": {"crop": None},
+        },
+        "probe": {"every": 5, "steps": 60, "patches": 64},
+        "scaling": {"num_workers": 1, "use_gpu": False, "threads": 1},
+    },
+}  # fmt: skip
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The one door: --preset, --config, --set, --print-config."""
+    door = parser.add_argument_group("configuration (later wins): preset <- --config <- --set")
+    door.add_argument("--preset", default=None, help=f"{', '.join(PRESETS)} (default: paper)")
+    door.add_argument("--config", metavar="YAML", help="a YAML file; may name its own `preset`")
+    door.add_argument("--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="e.g. optim.lr=1e-3")
+    door.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+
+
+def layers_from(args: argparse.Namespace) -> dict[str, Any]:
+    """The merged overlay that the arguments describe (not yet validated). Raises ValueError."""
+    file = read_yaml(args.config) if args.config else {}
+    name = args.preset or file.get("preset", "paper")
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r}: unknown{suggest(name, PRESETS)}")
+    own = {key: value for key, value in file.items() if key != "preset"}
+    return overlay(PRESETS[name], own, assignments(args.sets))
+
+
+def resolve(*layers: dict[str, Any]) -> RunConfig:
+    """The run that the merged layers describe. Raises ValueError with a line per mistake."""
+    return validate(RunConfig, *layers)
+
+
+def shown(config: RunConfig) -> str:
+    """The resolved whole as YAML, as `--print-config` prints it."""
+    return as_yaml(config)

@@ -1,0 +1,1 @@
+"""From tiles to batches: sources, patch store, plan, stream, augmentation."""

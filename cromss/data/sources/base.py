@@ -1,0 +1,48 @@
+"""What every on-disk layout offers: its locations, and the patches of one location.
+
+A source is a frozen `Settings` with a `kind`, so the command line, the manifest and the tests derive from it.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cromss.data.patch import Patch
+from cromss.settings import Settings
+
+
+@dataclass(frozen=True)
+class Location:
+    """One place on Earth with all its acquisitions. `handle` is the source's own business (paths, a seed)."""
+
+    id: str
+    split: str = "train"
+    handle: Any = None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A patch or a location that was left out, and why, in one line."""
+
+    name: str
+    reason: str
+
+
+class Source(Settings):
+    """Base of the layouts. A subclass has `kind: Literal[...]` and `scheme`, the name of its label scheme.
+
+    `encoding` is what its patches are stored as unless somebody asks otherwise: `uint8` for pretraining, `raw` for
+    downstream sets, which encoders of any input scaling must be able to read.
+    """
+
+    encoding: ClassVar[str] = "uint8"
+
+    @abstractmethod
+    def locations(self) -> list[Location]:
+        """Every location, in a fixed order. Raises ValueError when the folder is missing, unreadable or empty."""
+
+    @abstractmethod
+    def read(self, location: Location) -> Iterator[Patch | Skipped]:
+        """All acquisitions of one location in time order. What cannot be used comes out as Skipped, never as an
+        exception. Patches of one location share their size; `patch_id` is `<location>/<acquisition>`."""

@@ -1,0 +1,10 @@
+"""A procedural Earth with known clean labels: relief to land cover, seasons to pixels, truth to noisy labels."""
+
+from cromss.data.synthetic.earth import NoiseReport, SyntheticEarth, describe_noise
+from cromss.data.synthetic.imagery import Optical, Radar
+from cromss.data.synthetic.noise import ClassConfusion, Clean, DynamicWorld, Model, Noise, Symmetric
+
+__all__ = [
+    "ClassConfusion", "Clean", "DynamicWorld", "Model", "Noise", "NoiseReport", "Optical", "Radar", "Symmetric",
+    "SyntheticEarth", "describe_noise",
+]  # fmt: skip

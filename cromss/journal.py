@@ -1,0 +1,124 @@
+"""The run folder on disk: the journal of every training, and the records of the trials.
+
+OUT/sweep.json   OUT/trials/<key>/{trial.json, journal/*.jsonl}      (a single run: OUT/{trial.json, journal/})
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+
+class Entry(NamedTuple):
+    """The metrics of one step of one run; `epoch` may be fractional, `time` is in seconds since 1970."""
+
+    step: int
+    epoch: float | None
+    time: float
+    metrics: dict[str, float]
+
+
+class Journal:
+    """Append-only metrics of one run: `folder/000001.jsonl`, ... one segment for every process that wrote.
+
+    A batch of entries is on disk when `append` returns. Steps may repeat, as they do after a resume: the last wins.
+    """
+
+    def __init__(self, folder: str | Path, run: str) -> None:
+        self.run = run
+        self._file = _new_segment(Path(folder))
+
+    def append(self, *entries: Entry) -> None:
+        """Write `entries` and wait for the disk."""
+        for entry in entries:
+            metrics = {name: float(value) for name, value in entry.metrics.items()}
+            self._file.write(json.dumps({"run": self.run} | entry._replace(metrics=metrics)._asdict()) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def log(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:
+        """One entry, timed now."""
+        self.append(Entry(step, epoch, time.time(), dict(metrics)))
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> "Journal":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _new_segment(folder: Path) -> TextIO:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        number = max((int(path.stem) for path in folder.glob("[0-9]*.jsonl")), default=0) + 1
+        while True:
+            try:
+                return open(folder / f"{number:06d}.jsonl", "x")
+            except FileExistsError:  # another process of this trial took the number
+                number += 1
+    except OSError as error:
+        raise ValueError(f"{folder}: the journal cannot be written ({error.strerror})") from None
+
+
+def read_journal(folder: str | Path) -> dict[str, list[Entry]]:
+    """Entries by run, in the order of their steps; where a step was written twice, the later value of each metric.
+
+    A line that a killed process left half written is skipped.
+    """
+    runs: dict[str, dict[int, Entry]] = {}
+    for path in sorted(Path(folder).glob("[0-9]*.jsonl")):
+        for line in path.read_text(errors="replace").splitlines():
+            try:
+                data = json.loads(line)
+                run, entry = data.pop("run"), Entry(**data)
+                steps = runs.setdefault(run, {})
+                before = steps[entry.step].metrics if entry.step in steps else {}
+                steps[entry.step] = entry._replace(metrics=before | entry.metrics)
+            except (ValueError, TypeError, KeyError, AttributeError):
+                continue
+    return {run: [steps[step] for step in sorted(steps)] for run, steps in runs.items()}
+
+
+def read_sweep(out: str | Path) -> dict[str, Any]:
+    """`sweep.json` of a run folder; empty for a single pretraining or transfer."""
+    return read_json(Path(out) / "sweep.json") or {}
+
+
+def read_trials(out: str | Path) -> list[dict[str, Any]]:
+    """Every trial of a run folder, each with its `folder`, missing keys filled in, sorted by key.
+
+    A trial without a readable `trial.json` counts as running: it has only begun.
+    """
+    out = Path(out)
+    single = (out / "trial.json").exists()
+    folders = [out] if single else sorted(path for path in out.glob("trials/*") if path.is_dir())
+    return [_trial(folder) for folder in folders]
+
+
+def _trial(folder: Path) -> dict[str, Any]:
+    empty = {"key": folder.name, "arm": folder.name, "seed": 0, "status": "running", "reason": "", "command": "",
+             "config": {}, "parameters": {}, "final": {}, "downstream": [], "noise": None, "seconds": None}  # fmt: skip
+    found = {key: value for key, value in (read_json(folder / "trial.json") or {}).items() if value is not None}
+    return empty | found | {"folder": folder}
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The mapping in a JSON file, or None where there is no such file or none that can be read."""
+    try:
+        data = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return data if isinstance(data, dict) else None
+
+
+def write_json(path: Path, data: Mapping[str, Any]) -> None:
+    """Replace a JSON file whole: readers see the old one or the new one, never half of one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside.write_text(json.dumps(data, indent=1))
+    aside.replace(path)

@@ -1,0 +1,1 @@
+"""The paper: confidence, weights, losses. Tensors in, tensors out; torch and settings, nothing else."""

@@ -1,0 +1,187 @@
+"""The objective of CromSS: cross-modal sample selection, top to bottom as in section 3 of the paper."""
+
+from itertools import permutations
+from typing import Literal, NamedTuple
+
+import pydantic
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
+from cromss.objective.confidence import (
+    IGNORE,
+    PREDICTION_CONFIDENCE,
+    Labels,
+    enhance_all,
+    full_precision,
+    label_confidence,
+)
+from cromss.objective.losses import (
+    KL,
+    Consistency,
+    Targets,
+    as_targets,
+    consistency,
+    weighted_cross_entropy,
+    weighted_dice,
+)
+from cromss.objective.pool import Scope
+from cromss.objective.ramps import Exponential, Ramp
+from cromss.objective.selection import CrossModal, NoSelection, Selection
+from cromss.objective.smoothing import NoSmoothing, Smoothing
+from cromss.settings import Settings
+
+
+class Alpha(Settings):
+    """The share of labels that counts fully: from 1 down to `end`."""
+
+    end: float = pydantic.Field(0.5, ge=0, le=1)
+    ramp: Ramp = Exponential()
+
+
+class Gamma(Settings):
+    """How far the teacher's confidence weighs its pixels: from 0 up to `end`."""
+
+    end: float = pydantic.Field(1.0, ge=0, le=1)
+    ramp: Ramp = Exponential()
+
+
+class ObjectiveConfig(Settings):
+    """The objective; the defaults are the paper's."""
+
+    selection: Selection = CrossModal()
+    alpha: Alpha = Alpha()
+    gamma: Gamma = Gamma()
+    ramp_epochs: int | None = pydantic.Field(None, ge=1)  # None: 0.8 of the run's epochs
+    scope: Scope = "batch"
+    per_class: bool = False
+    confidence: Literal["entropy", "gini"] = "entropy"  # of a prediction, for the consistency weights
+    enhance: bool = True  # eq. 2; False: each modality by its own confidence
+    consistency: Consistency = KL()
+    smoothing: Smoothing = NoSmoothing()
+
+    def alpha_at(self, epoch: float, ramp_epochs: int) -> float:
+        """alpha(e) = 1 - r(e) (1 - alpha_end)."""
+        return 1 - self.alpha.ramp.over(ramp_epochs)(epoch) * (1 - self.alpha.end)
+
+    def gamma_at(self, epoch: float, ramp_epochs: int) -> float:
+        """gamma(e) = r(e) gamma_end."""
+        return self.gamma.ramp.over(ramp_epochs)(epoch) * self.gamma.end
+
+    def unweighted(self) -> "ObjectiveConfig":
+        """The same losses with all weights 1 over this worker's batch: what validation is scored with."""
+        return self.model_copy(update={"selection": NoSelection(), "scope": "batch"})
+
+
+class ObjectiveParts(NamedTuple):
+    """The loss, differentiable, and what it is made of; dicts are keyed by modality."""
+
+    loss: Tensor  # segmentation + lambda * consistency
+    segmentation: Tensor  # sum over the modalities of cross-entropy and Dice
+    cross_entropy: dict[str, Tensor]
+    dice: dict[str, Tensor]
+    consistency: Tensor  # before lambda
+    confidence: dict[str, Tensor]  # F'_l, detached (B, H, W), as are the weights
+    label_weights: dict[str, Tensor]
+    entropy_weights: dict[str, Tensor]
+
+
+class CrossModalObjective:
+    """Logits of every modality and their common noisy labels -> the training loss and its parts."""
+
+    def __init__(self, config: ObjectiveConfig):
+        self.config = config
+
+    def __call__(
+        self,
+        logits: dict[str, Tensor],
+        labels: Labels,
+        *,
+        alpha: float,
+        gamma: float,
+        targets: Targets | None = None,
+        valid: Bool[Tensor, "batch height width"] | None = None,
+        clean: Labels | None = None,
+    ) -> ObjectiveParts:
+        """The loss in float32 (float64 logits: in float64), whatever autocast says.
+
+        logits   modality -> (B, C, H, W), of any floating type; one modality has no consistency
+        labels   (B, H, W) class numbers, 255 where there is none
+        targets  (B, C, H, W) smoothed labels for the losses, all zero at ignored pixels; selection stays by `labels`
+        valid    (B, H, W) True where every modality has image data; elsewhere a pixel counts nowhere
+        clean    (B, H, W) true labels, for `selection.kind=oracle`
+        """
+        with torch.autocast(labels.device.type, enabled=False):
+            logits = {modality: _without(full_precision(z), valid) for modality, z in logits.items()}
+            targets = as_targets(labels, _classes(logits)) if targets is None else targets
+            return self._parts(
+                logits, _without(labels, valid, IGNORE), alpha, gamma, _without(targets, valid), valid, clean
+            )
+
+    def _parts(
+        self,
+        logits: dict[str, Tensor],
+        labels: Tensor,
+        alpha: float,
+        gamma: float,
+        targets: Tensor,
+        valid: Tensor | None,
+        clean: Tensor | None,
+    ) -> ObjectiveParts:
+        config, selection = self.config, self.config.selection
+
+        # 3.1 How far does each network trust the given label, and its own prediction?
+        label = {modality: label_confidence(z, labels) for modality, z in logits.items()}
+        prediction = {modality: PREDICTION_CONFIDENCE[config.confidence](z) for modality, z in logits.items()}
+
+        # ... and does the other modality agree? (eq. 2)
+        if config.enhance:
+            label, prediction = enhance_all(label), enhance_all(prediction)
+
+        # 3.2 Trusted labels count fully, the others in proportion (eq. 3); so do the teachers' predictions.
+        label_weights = {
+            modality: selection.label_weights(f, labels, clean, alpha, config.scope, config.per_class)
+            for modality, f in label.items()
+        }
+        entropy_weights = {
+            modality: _without(selection.entropy_weights(f, gamma), valid) for modality, f in prediction.items()
+        }
+
+        # Each modality learns the noisy labels ...
+        cross_entropy = {
+            modality: weighted_cross_entropy(z, targets, label_weights[modality], scope=config.scope)
+            for modality, z in logits.items()
+        }
+        dice = {
+            modality: weighted_dice(z, targets, label_weights[modality], scope=config.scope)
+            for modality, z in logits.items()
+        }
+        segmentation = sum(cross_entropy.values()) + sum(dice.values())
+
+        # ... and to agree with the others, two-way.
+        agreement = self._consistency(logits, entropy_weights)
+
+        loss = segmentation + config.consistency.weight * agreement
+        return ObjectiveParts(loss, segmentation, cross_entropy, dice, agreement, label, label_weights, entropy_weights)
+
+    def _consistency(self, logits: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
+        """Every modality as student of every other; with three or more, a student's loss is the mean over teachers."""
+        kind, scope = self.config.consistency.kind, self.config.scope
+        pairs = [
+            consistency(logits[student], logits[teacher], weights[teacher], kind, scope)
+            for student, teacher in permutations(logits, 2)
+        ]
+        if not pairs:
+            return next(iter(logits.values())).new_zeros(())
+        return torch.stack(pairs).sum() / (len(logits) - 1)
+
+
+def _without(values: Tensor, valid: Tensor | None, fill: int = 0) -> Tensor:
+    """`fill`, and no gradient, at pixels without image data; a class dimension, where there is one, is dimension 1."""
+    if valid is None:
+        return values
+    return values.masked_fill(~(valid.unsqueeze(1) if values.ndim == 4 else valid), fill)
+
+
+def _classes(logits: dict[str, Tensor]) -> int:
+    return next(iter(logits.values())).shape[1]

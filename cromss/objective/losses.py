@@ -1,0 +1,113 @@
+"""Losses: weighted cross-entropy and Dice against the noisy labels, consistency between the modalities (section 3.2).
+
+Every loss is a ratio of sums over pixels. With scope `global` the sums run over all workers (see pool.py): the same
+logits in any number of shards give the same loss and, under DistributedDataParallel, the same gradients.
+"""
+
+from typing import Annotated, Literal
+
+import pydantic
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor
+
+from cromss.objective.confidence import IGNORE, Logits, full_precision
+from cromss.objective.pool import Scope, pooled
+from cromss.objective.weights import Weights
+from cromss.settings import Settings
+
+DICE_EPSILON = 1e-7
+PIXELS = (0, 2, 3)  # the dimensions of a (B, C, H, W) tensor that a sum per class runs over
+
+Targets = Float[Tensor, "batch classes height width"]
+LabelsOrTargets = Integer[Tensor, "batch height width"] | Targets
+Scalar = Float[Tensor, ""]
+Discrepancy = Literal["kl", "cross_entropy", "mse"]
+
+
+class KL(Settings):
+    """KL(teacher || student): the paper's consistency."""
+
+    kind: Literal["kl"] = "kl"
+    weight: float = pydantic.Field(1.0, ge=0)
+
+
+class CrossEntropy(Settings):
+    """Soft cross-entropy: the authors' code. The gradient of `kl`, another value (and so another plateau schedule)."""
+
+    kind: Literal["cross_entropy"] = "cross_entropy"
+    weight: float = pydantic.Field(1.0, ge=0)
+
+
+class MSE(Settings):
+    """Squared distance of the two class distributions."""
+
+    kind: Literal["mse"] = "mse"
+    weight: float = pydantic.Field(1.0, ge=0)
+
+
+Consistency = Annotated[KL | CrossEntropy | MSE, pydantic.Field(discriminator="kind")]
+
+
+def weighted_cross_entropy(
+    logits: Logits, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch"
+) -> Scalar:
+    """CE_w = sum W CE(Z, y) / sum W; 0 where no pixel counts.
+
+    labels  class numbers, or one target distribution per pixel, all zero where there is no label
+    """
+    logits, targets = full_precision(logits), as_targets(labels, logits.shape[1], ignore_index)
+    weights = weights * (targets.sum(1) > 0)
+    entropies = -(targets * logits.log_softmax(1)).sum(1)
+    return _ratio((weights * entropies).sum(), weights.sum(), scope)
+
+
+def weighted_dice(
+    logits: Logits, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch"
+) -> Scalar:
+    """D_c = 1 - 2 sum W p t / sum W (p + t) over the batch, 0 for a class absent from y; the mean over ALL classes."""
+    targets = as_targets(labels, logits.shape[1], ignore_index)
+    weights = (weights * (targets.sum(1) > 0)).unsqueeze(1)
+    probabilities = full_precision(logits).softmax(1)
+    sums = torch.stack(
+        [
+            (weights * probabilities * targets).sum(PIXELS),
+            (weights * (probabilities + targets)).sum(PIXELS),
+            targets.sum(PIXELS).to(probabilities.dtype),
+        ]
+    )
+    overlap, size, presence = pooled(sums, scope)
+    dice = 1 - 2 * overlap / size.clamp(min=DICE_EPSILON)
+    return (dice * (presence > 0)).mean()
+
+
+def consistency(
+    student: Logits, teacher: Logits, teacher_weights: Weights, kind: Discrepancy = "kl", scope: Scope = "batch"
+) -> Scalar:
+    """sum W_e D(P_teacher, Q_student) / sum W_e: draws the student to the teacher, which is detached."""
+    log_student = full_precision(student).log_softmax(1)
+    log_teacher = full_precision(teacher.detach()).log_softmax(1)
+    match kind:
+        case "kl":
+            distance = log_teacher.exp() * (log_teacher - log_student)
+        case "cross_entropy":
+            distance = -log_teacher.exp() * log_student
+        case "mse":
+            distance = (log_teacher.exp() - log_student.exp()).square()
+        case _:
+            raise ValueError(f"consistency kind={kind}: unknown; valid: kl, cross_entropy, mse")
+    return _ratio((teacher_weights * distance.sum(1)).sum(), teacher_weights.sum(), scope)
+
+
+def as_targets(labels: LabelsOrTargets, classes: int, ignore_index: int = IGNORE) -> Targets:
+    """Class numbers as one-hot targets, all zero where ignored; targets as they are."""
+    if labels.ndim == 4:
+        return labels
+    classes_along_1 = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
+    labels = labels.unsqueeze(1)
+    return ((labels == classes_along_1) & (labels != ignore_index)).float()
+
+
+def _ratio(numerator: Scalar, denominator: Scalar, scope: Scope) -> Scalar:
+    numerator, denominator = pooled(torch.stack([numerator, denominator]), scope)
+    return numerator / torch.where(denominator > 0, denominator, 1)

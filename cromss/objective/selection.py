@@ -1,0 +1,61 @@
+"""Selection: what turns confidence into weights. The paper's, none (every baseline), or the oracle's."""
+
+from typing import Annotated, Literal
+
+import pydantic
+import torch
+
+from cromss.objective.confidence import IGNORE, Confidence, Labels
+from cromss.objective.pool import Scope
+from cromss.objective.weights import Weights, entropy_weights, label_weights
+from cromss.settings import Settings
+
+
+class CrossModal(Settings):
+    """The paper's sample selection (eq. 3)."""
+
+    kind: Literal["cromss"] = "cromss"
+
+    def label_weights(
+        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: float, scope: Scope, per_class: bool
+    ) -> Weights:
+        return label_weights(confidence, labels, alpha, scope, per_class)
+
+    def entropy_weights(self, confidence: Confidence, gamma: float) -> Weights:
+        return entropy_weights(confidence, gamma)
+
+
+class NoSelection(Settings):
+    """Every label and every teacher counts alike: validation, and the baselines without selection."""
+
+    kind: Literal["none"] = "none"
+
+    def label_weights(
+        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: float, scope: Scope, per_class: bool
+    ) -> Weights:
+        return (labels != IGNORE).to(confidence.dtype)
+
+    def entropy_weights(self, confidence: Confidence, gamma: float) -> Weights:
+        return torch.ones_like(confidence)
+
+
+class Oracle(Settings):
+    """Exactly the right labels count: what a perfect selection would reach. Needs clean labels."""
+
+    kind: Literal["oracle"] = "oracle"
+
+    def label_weights(
+        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: float, scope: Scope, per_class: bool
+    ) -> Weights:
+        if clean is None:
+            raise ValueError(
+                "objective.selection.kind=oracle: needs clean labels, which this data has not; "
+                "pretrain on the synthetic Earth or select with cromss or none"
+            )
+        return ((labels == clean) & (labels != IGNORE)).to(confidence.dtype)
+
+    def entropy_weights(self, confidence: Confidence, gamma: float) -> Weights:
+        return torch.ones_like(confidence)
+
+
+Selection = Annotated[CrossModal | NoSelection | Oracle, pydantic.Field(discriminator="kind")]

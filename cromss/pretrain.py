@@ -1,0 +1,154 @@
+"""`python -m cromss.pretrain --data STORE --out DIR`: pretrain the encoders on Ray Train workers.
+
+The same command again goes on from the newest valid checkpoint, with any number of workers that divides `data.lanes`.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cromss.cli import command_line, verb
+from cromss.config import RunConfig, add_arguments, layers_from, resolve, shown
+from cromss.data.plan import check_world
+from cromss.data.store import PatchStore
+from cromss.ray_session import Share, connect, following, share_of, unique_name, writable
+
+
+def pretrain(
+    config: RunConfig, data: Path, out: Path, share: Share, *, key: str, downstream: Path | None = None,
+    callbacks: Sequence[Any] = (), show: bool = True,
+) -> dict[str, Any]:  # fmt: skip
+    """Fit a TorchTrainer; the content of `out/pretraining.json`.
+
+    Raises ValueError for mistakes in configuration or data (found before a worker starts), FloatingPointError for a loss
+    that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`.
+    """
+    check(config, data)
+    from ray.train import FailureConfig, RunConfig as TrainRun, ScalingConfig
+    from ray.train.torch import TorchTrainer
+
+    out.mkdir(parents=True, exist_ok=True)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={
+            "config": config.model_dump(mode="json"),
+            "data": str(data.absolute()),
+            "out": str(out.absolute()),
+            "downstream": str(downstream.absolute()) if downstream else None,
+            "key": key,
+            "threads": share.threads,
+            "reader_cpus": share.reader_cpus,
+        },
+        scaling_config=ScalingConfig(
+            num_workers=share.workers,
+            use_gpu=share.gpus > 0,
+            resources_per_worker={"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})},
+        ),
+        run_config=TrainRun(
+            name=unique_name(key),
+            storage_path=str((out / "ray").absolute()),
+            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+            callbacks=list(callbacks),
+        ),
+    )
+    with following(out / "progress.log", show):
+        outcome = trainer.fit().return_value
+    if error := outcome.get("error"):
+        raise FloatingPointError(error) if outcome["kind"] == "FloatingPointError" else ValueError(error)
+    return outcome
+
+
+def check(config: RunConfig, data: Path) -> PatchStore:
+    """Open the store and hold the configuration against it, before anything is started. Raises ValueError."""
+    from cromss.training.pretraining import inputs_for, make_plan
+
+    store = PatchStore.open(data)
+    inputs_for(config, store)
+    make_plan(config, store)
+    check_world(config.scaling.num_workers or 1, config.data.lanes)
+    return store
+
+
+def _worker(args: dict[str, Any]) -> dict[str, Any]:
+    """What every Ray Train worker runs. A mistake or a loss that is not finite is an answer, not a crash to retry."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from cromss.data.store import PatchStore
+    from cromss.journal import Journal
+    from cromss.training import pretraining
+
+    if args["threads"]:
+        torch.set_num_threads(args["threads"])
+    out, rank = Path(args["out"]), ray.train.get_context().get_world_rank()
+    config = resolve(args["config"])
+    journal = Journal(out / "journal", args["key"]) if rank == 0 else None
+
+    def say(line: str) -> None:
+        with (out / "progress.log").open("a") as file:
+            file.write(line + "\n")
+
+    try:
+        return pretraining.run(
+            config,
+            PatchStore.open(args["data"]),
+            out,
+            downstream=PatchStore.open(args["downstream"]) if args["downstream"] else None,
+            device=get_device(),
+            journal=journal.log if journal else lambda step, metrics, epoch: None,
+            report=ray.train.report,
+            say=say,
+        )
+    except (ValueError, FloatingPointError) as error:
+        return {"error": str(error), "kind": type(error).__name__}
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(prog="cromss pretrain", description=__doc__.splitlines()[0].split(": ", 1)[1])
+    parser.add_argument("--data", metavar="STORE", help="a patch store (cromss ingest makes one)")
+    parser.add_argument("--out", metavar="DIR", help="where checkpoints, encoders and the journal go")
+    parser.add_argument("--downstream", metavar="STORE", help="a downstream store: the frozen probe is scored on it")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    config = resolve(layers_from(args))
+    if args.print_config:
+        print(shown(config), end="")
+        return 0
+    if not args.data or not args.out:
+        raise ValueError("--data STORE and --out DIR are needed")
+    out = writable(args.out)
+    check(config, Path(args.data))
+    connect()
+    import ray
+
+    resources = ray.cluster_resources()
+    share = share_of(config, resources.get("CPU", 0), resources.get("GPU", 0))
+    print(f"pretraining on {share.workers} {'GPU' if share.gpus else 'CPU'} worker(s), journal and checkpoints in {out}")
+    result = pretrain(
+        config, Path(args.data), out, share, key="pretrain", downstream=Path(args.downstream) if args.downstream else None
+    )
+    _track(out, config, result)
+    print(f"encoders: {', '.join(str(path) for path in sorted((out / 'encoders').glob('*.safetensors')))}")
+    return 0
+
+
+def _track(out: Path, config: RunConfig, result: dict[str, Any]) -> None:
+    from cromss.journal import write_json
+    from cromss.tracking import Sink, open_ui_command
+
+    record = {"key": "pretrain", "arm": "pretraining", "seed": config.seed, "status": "done", "command": command_line(),
+              "config": config.model_dump(mode="json"), "final": result["final"], "noise": result["noise"],
+              "seconds": result["seconds"]}  # fmt: skip
+    write_json(out / "trial.json", record)
+    Sink(out).sync(final=True)
+    print(f"MLflow: {open_ui_command(out)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Joining or starting Ray, and how the parts of a run share a machine."""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from cromss.config import RunConfig
+
+# Set before Ray is imported anywhere. Reports are consumed five times a second, so that short epochs do not wait for them.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a configuration keep their meaning in the workers
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
+    """Join the cluster that RAY_ADDRESS names (a submitted job's own), else start Ray on this machine.
+
+    A local Ray listens on loopback only, without tokens. On a cluster, RAY_AUTH_MODE is the cluster's own.
+    """
+    address = os.environ.get("RAY_ADDRESS", "local")
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    if address == "local":
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    import ray
+
+    if ray.is_initialized():
+        return
+    hook = {"worker_process_setup_hook": "cromss.torchvision_cpu.make_importable"}
+    if address != "local":
+        ray.init(address=address, runtime_env={**hook, "env_vars": dict(QUIET)}, log_to_driver=False)
+        return
+    ray.init(
+        address="local",  # without it Ray would try to join whatever else runs on this machine
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        include_dashboard=True,  # without it every stopped trial keeps its placement group for ever
+        dashboard_host="127.0.0.1",
+        runtime_env=hook,
+        log_to_driver=False,
+        logging_level="warning",
+    )
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one pretraining takes: `workers`, each with `cpus` and `gpus`, and a reader of `reader_cpus` per worker."""
+
+    workers: int
+    cpus: float
+    gpus: int
+    reader_cpus: float
+    threads: int
+
+    @property
+    def all_cpus(self) -> float:
+        return self.workers * (self.cpus + self.reader_cpus)
+
+
+def share_of(config: RunConfig, cpus: float, gpus: float) -> Share:
+    """The share of a pretraining on a cluster with so many CPUs and GPUs.
+
+    On up to four CPUs the workers and their readers take fractions, or nothing would fit beside anything. Raises
+    ValueError when what was asked for can never fit.
+    """
+    scaling = config.scaling
+    use_gpu = gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
+    if use_gpu and gpus < 1:
+        raise ValueError("scaling.use_gpu=true: this cluster has no GPU; leave it out, or set it to false")
+    workers = scaling.num_workers or (int(gpus) if use_gpu else min(2, max(1, int(cpus))))
+    if use_gpu and workers > gpus:
+        raise ValueError(f"scaling.num_workers={workers}: the cluster has {gpus:g} GPUs; ask for at most {gpus:g}")
+    small = cpus <= 4
+    wanted = scaling.cpus_per_worker or (0.5 if small else 1.0)
+    reader = 0.0 if config.data.reader.kind == "direct" else (0.25 if small else 1.0)  # direct: a thread of the worker
+    if workers * (wanted + reader) > cpus:
+        most = int(cpus // (wanted + reader))
+        raise ValueError(
+            f"scaling.num_workers={workers}: {workers} workers with {wanted:g} CPU and a reader of {reader:g} CPU each need "
+            f"{workers * (wanted + reader):g} CPUs; the cluster has {cpus:g}, enough for {most}"
+        )
+    threads = scaling.threads or max(1, int(cpus // workers) if not use_gpu else 1)
+    return Share(workers, wanted, int(use_gpu), reader, threads)
+
+
+@contextlib.contextmanager
+def following(path: Path, show: bool = True) -> Iterator[None]:
+    """Print the lines that workers append to `path` while the block runs."""
+    stop = threading.Event()
+    start = path.stat().st_size if path.exists() else 0
+
+    def follow() -> None:
+        position = start
+        while True:
+            last = stop.is_set()
+            if path.exists():
+                with path.open() as file:
+                    file.seek(position)
+                    text = file.read()
+                    position = file.tell()
+                if text:
+                    print(text, end="", flush=True)
+            if last:
+                return
+            stop.wait(0.3)
+
+    thread = threading.Thread(target=follow, daemon=True)
+    if show:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        if show:
+            thread.join()
+
+
+def unique_name(stem: str) -> str:
+    """A name for one attempt at a run. Resume is ours (checkpoints under --out); Ray's own bookkeeping, which a full disk
+    can leave torn, is never read back."""
+    return f"{stem}-{int(time.time() * 1000):x}"
+
+
+def writable(path: str | Path) -> Path:
+    """`path` as an absolute folder that can be written. Raises ValueError."""
+    out = Path(path).absolute()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        probe = out / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--out {path}: cannot be written ({error.strerror}); choose another folder") from None
+    return out

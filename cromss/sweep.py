@@ -1,0 +1,401 @@
+"""`python -m cromss.sweep [SPACE] [--data STORE] [--downstream STORE] [--out DIR]`: many pretrainings, judged and ranked.
+
+SPACE is a file in tune_spaces/ (or any .py file); bare, it is `cromss`: alpha x gamma ramp x fusion. Without --data and
+--downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) it runs on the synthetic Earth with the preset `demo`.
+"""
+
+import argparse
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cromss.cli import command_line, verb
+from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.data.store import PatchStore
+from cromss.journal import read_json, read_trials, write_json
+from cromss.ray_session import connect, writable
+from cromss.trials.resources import Budget, budget
+from cromss.trials.space import Space, is_random, load, names, variants
+from cromss.trials.trial import Setting, config_of, expected_device, record_of, run_trial
+
+CONFIRMED = 3  # configurations that a guided search repeats with the other seeds
+
+
+def sweep(
+    space: Space, base: dict[str, Any], data: Path, downstream: Path, out: Path, *, samples: int | None = None,
+    resume: bool = False,
+) -> dict[str, Any]:  # fmt: skip
+    """Run a space on the connected Ray cluster; {"trials": records, "summary": text, "report": path}.
+
+    Everything that can be refused is refused before the first trial: invalid samples, resources that cannot fit, an
+    `out` that not every node sees. Raises ValueError.
+    """
+    import ray
+
+    base = overlay(space.base, base)
+    first = resolve(base)
+    stores = PatchStore.open(data), PatchStore.open(downstream)
+    total = ray.cluster_resources()
+    plan = budget(first, total.get("CPU", 0), total.get("GPU", 0))
+    setting = Setting(
+        base=base, data=str(stores[0].path), downstream=str(stores[1].path), out=str(out), budget=plan,
+        device=expected_device(plan), command=command_line(), data_digest=stores[0].digest,
+        downstream_digest=stores[1].digest,
+    )  # fmt: skip
+    _claim(out, resume)
+    _seen_by_all_nodes(out)
+    samples = samples or space.samples
+    planned = [] if space.search else _planned(space, setting, samples, first)
+    write_json(out / "sweep.json", _story(space, setting, first, samples))
+    count = len(planned) or samples + CONFIRMED * (first.sweep.seeds - 1)
+    print(
+        f"{space.question}\n{count} trials, {plan.concurrent} at a time, {plan.share.workers} "
+        f"{'GPU' if plan.share.gpus else 'CPU'} worker(s) each; results in {out}",
+        flush=True,
+    )
+    with _Progress(out, count) as progress:
+        if space.search:
+            _search(space, setting, first, samples, progress)
+        else:
+            _run(planned, setting, first, progress)
+    return _conclude(out)
+
+
+def _planned(space: Space, setting: Setting, samples: int, first: RunConfig) -> list[dict[str, Any]]:
+    """Every sample with every seed, validated; samples of one address (a setting without effect) run once."""
+    if samples > 1 and not is_random(space.params):
+        raise ValueError(f"--samples {samples}: space {space.name} is a plain grid, every point runs once anyway")
+    drawn = variants(space.params, samples, seed=first.seed)
+    seeds = range(first.seed, first.seed + first.sweep.seeds)
+    found: dict[str, dict[str, Any]] = {}
+    for sample in (dict(sample, seed=seed) for seed in seeds for sample in drawn):
+        config = _validated(sample, setting)
+        _rankable(config, space)
+        found.setdefault(record_of(sample, setting)["key"], sample)
+    return list(found.values())
+
+
+def _validated(sample: dict[str, Any], setting: Setting) -> RunConfig:
+    from cromss.pretrain import check
+
+    config = config_of(sample, setting.base)
+    if config.pretraining.kind == "pretrain":
+        check(config, Path(setting.data))
+    return config
+
+
+def _rankable(config: RunConfig, space: Space) -> None:
+    """Early stopping and searches compare trials by one number: every trial must have it."""
+    guided = space.search or config.sweep.stopping.kind != "none"
+    needed = {"mean": {"s1", "s2"}, "s1": {"s1"}, "s2": {"s2"}}[config.sweep.metric]
+    if guided and (config.pretraining.kind != "pretrain" or not needed <= set(config.judged_modalities)):
+        raise ValueError(
+            f"sweep.metric={config.sweep.metric}: a trial of space {space.name} has only "
+            f"{', '.join(config.judged_modalities)} to be stopped or searched by; set sweep.metric to a modality that every "
+            f"trial pretrains, or sweep.stopping.kind=none"
+        )
+
+
+def _run(planned: Sequence[dict[str, Any]], setting: Setting, first: RunConfig, progress: "_Progress") -> list[Any]:
+    """Run these samples; Tune schedules them, ASHA may stop some."""
+    from ray import tune
+
+    from cromss.ray_session import unique_name
+
+    scheduler = None
+    if first.sweep.stopping.kind == "asha":
+        scheduler = tune.schedulers.ASHAScheduler(
+            time_attr="epoch",
+            max_t=first.optim.epochs + 1,  # at max_t a trial would be stopped before it is judged
+            grace_period=max(1, round(first.sweep.stopping.grace * first.ramp_epochs)),
+            reduction_factor=first.sweep.stopping.reduction,
+        )
+    tuner = tune.Tuner(
+        tune.with_resources(_trainable(setting), {"CPU": 0.1}),
+        param_space={"sample": tune.grid_search(list(planned))},
+        tune_config=tune.TuneConfig(
+            metric="score", mode="max", max_concurrent_trials=setting.budget.concurrent, scheduler=scheduler,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name=unique_name("sweep"), storage_path=str(Path(setting.out) / "ray"), verbose=0, callbacks=[progress.callback()],
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    )  # fmt: skip
+    return _settle(tuner.fit(), setting)
+
+
+def _search(space: Space, setting: Setting, first: RunConfig, samples: int, progress: "_Progress") -> None:
+    """Optuna on the frozen probe with one seed, then the best configurations again with all seeds.
+
+    Trials of an earlier attempt are told to the search, so that `--resume` repeats none of them.
+    """
+    import optuna
+    from ray import tune
+    from ray.tune.search.optuna import OptunaSearch
+
+    from cromss.ray_session import unique_name
+
+    metric = f"probe/{first.sweep.metric}/miou"
+    done = [t for t in read_trials(setting.out) if t["status"] in ("done", "stopped") and metric in t["final"]]
+    known = [(_without_seed(t["sample"]), t["final"][metric]) for t in done if t["seed"] == first.seed]
+    for sample in variants(space.params, 1, seed=first.seed):
+        _rankable(_validated(sample | {"seed": first.seed}, setting), space)
+    if len(known) < samples:
+        search = OptunaSearch(
+            sampler=optuna.samplers.TPESampler(seed=first.seed + len(known)), metric="score", mode="max", space=_optuna(space.params),
+            **({"points_to_evaluate": [_flat(s) for s, _ in known], "evaluated_rewards": [r for _, r in known]} if known else {}),
+        )  # fmt: skip
+        tuner = tune.Tuner(
+            tune.with_resources(_trainable(setting, seed=first.seed), {"CPU": 0.1}),
+            tune_config=tune.TuneConfig(
+                metric="score", mode="max", search_alg=search, num_samples=samples - len(known),
+                max_concurrent_trials=setting.budget.concurrent, trial_dirname_creator=lambda trial: trial.trial_id,
+            ),
+            run_config=tune.RunConfig(
+                name=unique_name("search"), storage_path=str(Path(setting.out) / "ray"), verbose=0,
+                callbacks=[progress.callback()], failure_config=tune.FailureConfig(max_failures=1),
+            ),
+        )  # fmt: skip
+        _settle(tuner.fit(), setting)
+    done = [t for t in read_trials(setting.out) if t["status"] == "done" and t["seed"] == first.seed]
+    best = sorted(done, key=lambda t: -t["final"].get(metric, 0.0))[:CONFIRMED]
+    others = range(first.seed + 1, first.seed + first.sweep.seeds)
+    if again := [_without_seed(t["sample"]) | {"seed": seed} for t in best for seed in others]:
+        _run(again, setting, first, progress)
+
+
+def _optuna(params: dict[str, Any]) -> dict[str, Any]:
+    """A nested space as the flat distributions that OptunaSearch takes beside known points."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    return OptunaSearch.convert_search_space(params)
+
+
+def _flat(sample: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in sample.items():
+        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _without_seed(sample: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in sample.items() if key != "seed"}
+
+
+def _trainable(setting: Setting, seed: int | None = None) -> Any:
+    def trial(config: dict[str, Any]) -> None:
+        run_trial(config["sample"] if seed is None else _nested(config) | {"seed": seed}, setting)
+
+    return trial
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """`{"a/b": 1}` as `{"a": {"b": 1}}`: flat spaces come back flat from the search."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split("/")
+        level = tree
+        for part in path:
+            level = level.setdefault(part, {})
+        level[last] = _nested(value) if isinstance(value, dict) else value
+    return tree
+
+
+def _settle(results: Any, setting: Setting) -> list[Any]:
+    """Give every trial that Tune ended without a last word its status: stopped early, or failed with a reason."""
+    for result in results:
+        config = result.config or {}
+        if "sample" not in config:
+            continue
+        record = record_of(config["sample"], setting)
+        path = Path(setting.out) / "trials" / record["key"] / "trial.json"
+        known = read_json(path) or record
+        if known["status"] == "running":
+            reason = " ".join(str(result.error).split())[-500:] if result.error else "stopped early: its probe was behind"
+            write_json(path, known | {"status": "failed" if result.error else "stopped", "reason": reason})
+    return list(results)
+
+
+# --- before and after ---------------------------------------------------------------------------------------------------
+
+
+def _claim(out: Path, resume: bool) -> None:
+    there = (out / "sweep.json").exists()
+    if there and not resume:
+        raise ValueError(f"--out {out}: holds a sweep; add --resume to go on with it, or choose another folder")
+    if resume and not there:
+        raise ValueError(f"--resume: {out} holds no sweep; leave it out to start one")
+
+
+def _seen_by_all_nodes(out: Path) -> None:
+    """Raises ValueError when `out` is local to one node of several."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) < 2:
+        return
+    marker = out / f".seen-{os.getpid()}"
+    marker.touch()
+    look = ray.remote(num_cpus=0)(lambda path: os.path.exists(path))
+    asked = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(str(marker)) for n in nodes]
+    seen = ray.get(asked)
+    marker.unlink()
+    if not all(seen):
+        raise ValueError(f"--out {out}: {seen.count(False)} of {len(nodes)} nodes cannot see it; name a shared folder")
+
+
+def _story(space: Space, setting: Setting, first: RunConfig, samples: int) -> dict[str, Any]:
+    real = "synthetic" not in str(PatchStore.open(setting.downstream).manifest.source.get("layout", {}).get("kind"))
+    return {
+        "space": space.name,
+        "question": space.question,
+        "command": setting.command,
+        "metric": first.sweep.metric,
+        "seeds": first.sweep.seeds,
+        "repeats": first.transfer.repeats,
+        "samples": samples,
+        "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "paper_rows": real and PatchStore.open(setting.downstream).scheme.name == "dfc2020",
+        "store_digest": setting.data_digest,
+        "downstream_digest": setting.downstream_digest,
+    }
+
+
+def _conclude(out: Path) -> dict[str, Any]:
+    from cromss.report import write as write_report
+    from cromss.tracking import Sink
+    from cromss.trials.ranking import aggregates, summary
+
+    trials, story = read_trials(out), read_json(out / "sweep.json")
+    page = write_report(out)
+    sink = Sink(out)
+    sink.sync(aggregates(trials), final=True)
+    sink.attach(page)
+    return {"trials": trials, "summary": summary(story, trials), "report": page}
+
+
+class _Progress:
+    """A line for every trial that ends, and MLflow kept up to date meanwhile, in a thread that may be slow or fail."""
+
+    def __init__(self, out: Path, count: int):
+        self.out, self.count, self.began = out, count, time.monotonic()
+        self._ended = 0
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sync, daemon=True)
+
+    def __enter__(self) -> "_Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._stop.set()
+        self._thread.join(timeout=120)
+
+    def _sync(self) -> None:
+        from cromss.tracking import Sink
+
+        sink = Sink(self.out)
+        while not self._stop.wait(10.0):
+            sink.sync()
+
+    def ended(self, key: str | None) -> None:
+        """Print what became of the trial."""
+        self._ended += 1
+        record = read_json(self.out / "trials" / key / "trial.json") if key else None
+        seconds = time.monotonic() - self.began
+        left = seconds / self._ended * (self.count - self._ended)
+        print(f"[{self._ended}/{self.count}] {_told(record)}  elapsed {seconds:.0f} s, ETA {max(left, 0):.0f} s", flush=True)
+
+    def callback(self) -> Any:
+        from ray.tune import Callback
+
+        progress = self
+
+        class Ended(Callback):
+            def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+                progress.ended((trial.last_result or {}).get("key"))
+
+            def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+                progress.ended((trial.last_result or {}).get("key"))
+
+        return Ended()
+
+
+def _told(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "a trial was stopped early or crashed"
+    name = f"{record['arm']} seed {record['seed']}"
+    varied = " ".join(f"{key.split('.')[-1]}={value}" for key, value in record["parameters"].items())
+    if record["status"] == "failed":
+        return f"{name} {varied} FAILED: {record['reason']}"
+    means: dict[str, list[float]] = {}
+    for run in record["downstream"]:
+        means.setdefault(f"{run['modality']} {run['mode']}", []).append(run["miou"])
+    told = "  ".join(f"{what} {100 * sum(v) / len(v):.1f}" for what, v in means.items())
+    return f"{name} {varied} mIoU {told}"
+
+
+# --- the verb -----------------------------------------------------------------------------------------------------------
+
+
+def _stores(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
+    data, downstream = args.data or os.environ.get("CROMSS_DATA"), args.downstream or os.environ.get("CROMSS_DOWNSTREAM")
+    if bool(data) != bool(downstream):
+        raise ValueError("--data and --downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) go together: give both, or neither")
+    if data:
+        return Path(data), Path(downstream)
+    from cromss.trials.worlds import synthetic_stores
+
+    return synthetic_stores(out / "synthetic")
+
+
+def layers_of(args: argparse.Namespace, synthetic: bool) -> dict[str, Any]:
+    """The overlay of the arguments; on the synthetic Earth the preset is `demo` unless another is named."""
+    layers = layers_from(args)
+    return overlay(PRESETS["demo"], layers) if synthetic and not args.preset and not args.config else layers
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(prog="cromss sweep", description=__doc__.splitlines()[0].split(": ", 1)[1])
+    parser.add_argument("space", nargs="?", default="cromss", metavar="SPACE", help=f"{', '.join(names())}, or a .py file")
+    parser.add_argument("--data", metavar="STORE", help="pretraining store (or CROMSS_DATA; default: synthetic Earth)")
+    parser.add_argument("--downstream", metavar="STORE", help="downstream store (or CROMSS_DOWNSTREAM)")
+    parser.add_argument("--out", metavar="DIR", help="results (or CROMSS_OUT; default: ~/cromss-runs/<space>-<time>)")
+    parser.add_argument("--samples", type=int, metavar="N", help="samples of a space with random samplers")
+    parser.add_argument("--resume", action="store_true", help="go on with the sweep in --out; no finished trial is repeated")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    space = load(args.space)
+    synthetic = not (args.data or os.environ.get("CROMSS_DATA"))
+    layers = layers_of(args, synthetic)
+    if args.print_config:
+        print(shown(resolve(space.base, layers)), end="")
+        return 0
+    resolve(space.base, layers)
+    default = Path.home() / "cromss-runs" / f"{space.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    out = writable(args.out or os.environ.get("CROMSS_OUT") or default)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    connect()
+    outcome = sweep(space, layers, *_stores(args, out), out, samples=args.samples, resume=args.resume)
+    return tell(outcome, out)
+
+
+def tell(outcome: dict[str, Any], out: Path) -> int:
+    """Print the ranking, the report's path and how to open MLflow; the exit status."""
+    from cromss.tracking import open_ui_command
+
+    print(f"\n{outcome['summary']}\n\nreport: {outcome['report']}\nMLflow: {open_ui_command(out)}")
+    return 0 if any(trial["status"] == "done" for trial in outcome["trials"]) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

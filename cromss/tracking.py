@@ -1,0 +1,347 @@
+"""What a run leaves behind, and how MLflow learns of it.
+
+    trials/<key>/journal/*.jsonl, trials/<key>/trial.json  --Sink.sync()-->  MLflow
+
+The files are the truth and MLflow their copy: a server that is down delays the copy and never the training. This is
+the only module that imports mlflow, and it does so on the first `sync()`.
+"""
+
+import logging
+import math
+import os
+import re
+import shlex
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit, urlunsplit
+
+from cromss.journal import Entry, Journal, read_journal, read_json, read_sweep, read_trials, write_json
+from cromss.settings import leaves
+
+__all__ = ["Aggregate", "Entry", "Journal", "Sink", "open_ui_command", "read_journal", "tracking_uri"]
+
+log = logging.getLogger(__name__)
+
+BATCH = 1000  # metrics in one request: MLflow's own limit
+PARAMS = 100  # parameters in one request: likewise
+STATUS = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "running": "RUNNING"}
+
+
+# --- where MLflow is ----------------------------------------------------------------------------------------------
+
+
+def tracking_uri(out: str | Path) -> str:
+    """MLFLOW_TRACKING_URI, else a sqlite file in the run folder (never in the working directory)."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_store(out)
+
+
+def _own_store(out: str | Path) -> str:
+    return f"sqlite:///{Path(out).resolve() / 'mlflow.db'}"
+
+
+def open_ui_command(out: str | Path) -> str:
+    """What to type, or which address to open, to see the runs of `out`."""
+    uri = tracking_uri(out)
+    if uri.startswith(("http://", "https://")):
+        return f"open {_public(uri)}"
+    beside = Path(sys.executable).with_name("mlflow")
+    if beside.is_relative_to(Path.cwd()):
+        beside = beside.relative_to(Path.cwd())
+    program = str(beside) if beside.exists() else "mlflow"
+    # Without job execution the server starts one process instead of eight.
+    command = [program, "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5000"]
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {shlex.join(command)}"
+
+
+def _public(uri: str) -> str:
+    """`uri` without user name and password."""
+    parts = urlsplit(uri)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+
+
+# --- the sink -----------------------------------------------------------------------------------------------------
+
+
+class Aggregate(NamedTuple):
+    """A configuration over its seeds: `metrics` hold means, and standard deviations as `<name>_std`."""
+
+    metrics: dict[str, float]
+    params: dict[str, Any]
+    seeds: int
+    repeats: int
+
+
+class Sink:
+    """Copies a run folder to MLflow: a parent run for the sweep, in it a run for each trial, in that a run for each
+    downstream training, and beside the trials a run for each configuration.
+
+    `sync()` may be called at any time, by any later process: every run is found by its tag `cromss.run`, and every
+    metric is sent once per step. What was sent is remembered in `mlflow-sent.json`.
+    """
+
+    def __init__(self, out: str | Path, *, experiment: str = "cromss", uri: str | None = None) -> None:
+        self.out = Path(out).resolve()
+        self.uri = uri or tracking_uri(self.out)
+        self.experiment = experiment
+        self._sent = _Sent(self.out / "mlflow-sent.json", _public(self.uri))
+        self._client: Any = None
+        self._experiment_id = ""
+        self._runs: dict[str, Any] = {}  # run key -> the run as MLflow had it when this process first met it
+        self._seen: dict[str, Any] = {}  # trial key -> what its files were when it was last sent
+        self._pause, self._closed_until, self._warned = 15.0, 0.0, False
+
+    def sync(self, aggregates: Mapping[str, Aggregate] | None = None, *, final: bool = False) -> bool:
+        """Send what MLflow lacks; True when it now has everything.
+
+        A store that cannot be reached costs one warning and False; it is asked again after a growing pause, at once
+        with `final`, which also closes the parent run.
+        """
+        if time.monotonic() < self._closed_until and not final:
+            return False
+        mlflow = _mlflow()
+        try:
+            self._connect(mlflow)
+            self._copy(aggregates or {}, final)
+        except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
+            self._rest(error)
+            return False
+        if self._warned:
+            log.warning("MLflow at %s answers again: it has everything now", _public(self.uri))
+        self._pause, self._warned = 15.0, False
+        return True
+
+    def attach(self, path: str | Path) -> bool:
+        """Copy a file (the report) beside the parent run; False where MLflow cannot be reached."""
+        mlflow = _mlflow()
+        try:
+            self._connect(mlflow)
+            self._client.log_artifact(self._ensure("", Path(self.out).name).info.run_id, str(path))
+        except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
+            self._rest(error)
+            return False
+        return True
+
+    def _rest(self, error: Exception) -> None:
+        if not self._warned:
+            reason = " ".join(str(error).split())[:160].replace(self.uri, _public(self.uri))
+            log.warning(
+                "MLflow at %s cannot be reached (%s); the work goes on, every number is kept under %s and is sent when "
+                "it answers, or later by `python -m cromss.report %s --track`",
+                _public(self.uri), reason, self.out, self.out,
+            )  # fmt: skip
+        self._warned, self._client = True, None
+        self._closed_until, self._pause = time.monotonic() + self._pause, min(2 * self._pause, 300.0)
+
+    def _connect(self, mlflow: Any) -> None:
+        if self._client is not None:
+            return
+        self._sent.save()
+        client = mlflow.MlflowClient(tracking_uri=self.uri)
+        found = client.get_experiment_by_name(self.experiment)
+        if found is None:
+            own = {"artifact_location": (self.out / "mlartifacts").as_uri()} if self.uri == _own_store(self.out) else {}
+            self._experiment_id = client.create_experiment(self.experiment, **own)
+        else:
+            self._experiment_id = found.experiment_id
+        self._client = client
+
+    def _copy(self, aggregates: Mapping[str, Aggregate], final: bool) -> None:
+        sweep, trials = read_sweep(self.out), read_trials(self.out)
+        alone = bool(trials) and trials[0]["folder"] == self.out
+        if not alone:
+            tags = {f"cromss.{key}": str(sweep[key]) for key in ("question", "command", "metric") if sweep.get(key)}
+            self._ensure("", sweep.get("space") or self.out.name, tags=tags)
+        for trial in trials:
+            files = [trial["folder"] / "trial.json", *sorted(trial["folder"].glob("journal/*.jsonl"))]
+            state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
+            if self._seen.get(trial["key"]) != state:
+                self._copy_trial(trial, alone)
+                self._seen[trial["key"]] = state
+        for name, aggregate in aggregates.items():
+            tags = {"cromss.kind": "configuration", "cromss.seeds": str(aggregate.seeds),
+                    "cromss.repeats": str(aggregate.repeats)}  # fmt: skip
+            counts = {"seeds": aggregate.seeds, "repeats": aggregate.repeats}
+            run = self._ensure(f"mean:{name}", f"{name} (mean)", parent="", tags=tags, params=aggregate.params)
+            # The step is the number of seeds, so that the history shows how a mean settled.
+            self._send(run, [Entry(aggregate.seeds, None, time.time(), aggregate.metrics | counts)])
+            self._finish(run, "FINISHED")
+        if final and not alone:
+            self._finish(self._ensure("", ""), "FINISHED")
+
+    def _copy_trial(self, trial: dict[str, Any], alone: bool) -> None:
+        key, parent = ("", None) if alone else (trial["key"], "")
+        tags = {"cromss.kind": "trial", "cromss.arm": trial["arm"], "cromss.reason": trial["reason"],
+                "cromss.command": trial["command"]}  # fmt: skip
+        config = leaves(trial["config"]) | {"seed": trial["seed"]}
+        run = self._ensure(key, f"{trial['arm']} seed {trial['seed']}", parent=parent, tags=tags, params=config)
+        journals = read_journal(trial["folder"] / "journal")
+        entries = journals.pop(trial["key"], [])
+        journaled = {name for entry in entries for name in entry.metrics}
+        summary = {name: value for name, value in _means(trial).items() if name not in journaled}
+        self._send(run, [*entries, Entry(0, None, time.time(), summary)])
+        downstream = {_name(judged): judged for judged in trial["downstream"]}
+        for name in {*downstream, *(run_name.rpartition("/")[2] for run_name in journals)}:
+            self._copy_downstream(trial, key, name, downstream.get(name), journals.get(f"{trial['key']}/{name}", []))
+        self._finish(run, STATUS.get(trial["status"], "RUNNING"))
+
+    def _copy_downstream(self, trial: dict, parent: str, name: str, judged: dict | None, entries: list[Entry]) -> None:
+        names = ("modality", "mode", "repeat", "head", "head_depth", "scheme")
+        params = {field: judged[field] for field in names if field in judged} if judged else {}
+        tags = {"cromss.kind": "downstream", "cromss.arm": trial["arm"]}
+        run = self._ensure(f"{parent}/{name}", f"{trial['arm']} {name}", parent=parent, tags=tags, params=params)
+        final = [Entry(0, None, time.time(), _scores(judged))] if judged else []
+        self._send(run, [*entries, *final])
+        self._finish(run, "FINISHED" if judged else STATUS.get(trial["status"], "RUNNING"))
+
+    def _ensure(self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None,
+                params: Mapping[str, Any] | None = None) -> Any:  # fmt: skip
+        """The MLflow run of `key`, made where it is missing, with what it lacks of `tags` and `params`."""
+        run = self._runs.get(key) or self._find(key)
+        if run is None:
+            own = {"cromss.run": self._tag(key)}
+            if parent is not None:
+                own["mlflow.parentRunId"] = self._runs[parent].info.run_id
+            run = self._client.create_run(self._experiment_id, tags=own, run_name=name)
+        self._runs[key] = run
+        for tag, value in (tags or {}).items():
+            if value and run.data.tags.get(tag) != value:
+                self._client.set_tag(run.info.run_id, tag, value)
+                run.data.tags[tag] = value
+        missing = [(name, str(value)) for name, value in (params or {}).items() if name not in run.data.params]
+        for chunk in _chunks(missing, PARAMS):  # a parameter cannot be changed in MLflow: the first value stays
+            self._client.log_batch(
+                run.info.run_id, params=[_mlflow().Param(_legal(name), text) for name, text in chunk]
+            )
+            run.data.params.update(chunk)
+        return run
+
+    def _find(self, key: str) -> Any:
+        found = self._client.search_runs([self._experiment_id], f"tags.`cromss.run` = '{self._tag(key)}'")
+        if not found:
+            return None
+        run_id = found[0].info.run_id
+        if self._sent.unsure(run_id):  # a process died while sending: only the server knows what arrived
+            history = {name: self._client.get_metric_history(run_id, name) for name in found[0].data.metrics}
+            self._sent.steps(run_id).update({name: max(m.step for m in points) for name, points in history.items()})
+        return found[0]
+
+    def _tag(self, key: str) -> str:
+        return f"{self._sent.id}/{_legal(key)}"
+
+    def _send(self, run: Any, entries: Iterable[Entry]) -> None:
+        steps = self._sent.steps(run.info.run_id)
+        points = [
+            _mlflow().Metric(_legal(name), value, int(1000 * entry.time), entry.step)
+            for entry in entries
+            for name, value in entry.metrics.items()
+            if entry.step > steps.get(_legal(name), -1)
+        ]
+        if not points:
+            return
+        self._sent.begin(run.info.run_id)
+        for batch in _chunks(points, BATCH):
+            self._client.log_batch(run.info.run_id, metrics=batch)
+            for point in batch:
+                steps[point.key] = max(point.step, steps.get(point.key, -1))
+        self._sent.end(run.info.run_id)
+
+    def _finish(self, run: Any, status: str) -> None:
+        if run.data.tags.get("cromss.status") == status:
+            return
+        if status == "RUNNING":
+            self._client.update_run(run.info.run_id, status=status)
+        else:
+            self._client.set_terminated(run.info.run_id, status)
+        self._client.set_tag(run.info.run_id, "cromss.status", status)
+        run.data.tags["cromss.status"] = status
+
+
+class _Sent:
+    """What a store already has: the last step of every metric of every run, kept in one small file.
+
+    `begin` and `end` bracket a sending. A run whose sending did not end is `unsure` to the next process.
+    """
+
+    def __init__(self, path: Path, store: str) -> None:
+        self._path = path
+        self._all = read_json(path) or {"id": uuid.uuid4().hex}
+        self.id: str = self._all["id"]
+        self._runs: dict[str, dict] = self._all.setdefault(store, {})
+
+    def steps(self, run_id: str) -> dict[str, int]:
+        return self._runs.setdefault(run_id, {"open": False, "steps": {}})["steps"]
+
+    def unsure(self, run_id: str) -> bool:
+        return self._runs.get(run_id, {"open": True})["open"]
+
+    def begin(self, run_id: str) -> None:
+        self._write(run_id, True)
+
+    def end(self, run_id: str) -> None:
+        self._write(run_id, False)
+
+    def _write(self, run_id: str, opened: bool) -> None:
+        self._runs[run_id]["open"] = opened
+        self.save()
+
+    def save(self) -> None:
+        write_json(self._path, self._all)
+
+
+class _Mlflow(NamedTuple):
+    MlflowClient: Any
+    MlflowException: Any
+    SQLAlchemyError: Any
+    Metric: Any
+    Param: Any
+
+
+def _mlflow() -> _Mlflow:
+    """The parts of mlflow that are used, imported late: it costs seconds. Requests fail fast, not after minutes."""
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow.entities import Metric, Param
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+    from sqlalchemy.exc import SQLAlchemyError
+
+    for name, level in (("mlflow", logging.WARNING), ("alembic", logging.WARNING), ("urllib3", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
+    return _Mlflow(MlflowClient, MlflowException, SQLAlchemyError, Metric, Param)
+
+
+def _name(judged: Mapping[str, Any]) -> str:
+    return f"{judged.get('modality')}-{judged.get('mode')}-{judged.get('repeat', 0)}"
+
+
+def _scores(judged: Mapping[str, Any]) -> dict[str, float]:
+    prefix = f"test/{judged.get('modality')}/{judged.get('mode')}"
+    scores = {f"{prefix}/{name}": judged.get(name) for name in ("miou", "oa", "aa")}
+    scores |= {
+        f"{prefix}/iou/{c}": value
+        for c, value in zip(judged.get("classes") or (), judged.get("iou") or (), strict=False)
+    }
+    return {name: float(value) for name, value in scores.items() if value is not None and math.isfinite(value)}
+
+
+def _means(trial: Mapping[str, Any]) -> dict[str, float]:
+    """A trial's final metrics and the mean of its downstream runs' scores over their repeats."""
+    values: dict[str, list[float]] = {}
+    for judged in trial["downstream"]:
+        for name, value in _scores(judged).items():
+            values.setdefault(name, []).append(value)
+    means = {name: sum(found) / len(found) for name, found in values.items()}
+    return {k: float(v) for k, v in trial["final"].items() if isinstance(v, (int, float))} | means
+
+
+def _legal(name: str) -> str:
+    return re.sub(r"[^\w\-./ :]", "_", name)[:250]
+
+
+def _chunks(items: list, size: int) -> Iterator[list]:
+    return (items[i : i + size] for i in range(0, len(items), size))

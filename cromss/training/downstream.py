@@ -1,0 +1,211 @@
+"""One downstream run (the paper's protocol, reference 7): an encoder, one modality, frozen or fine-tuned."""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cromss.config import TransferConfig
+from cromss.data.augment import augment, centre_crop
+from cromss.data.patch import Batch
+from cromss.data.plan import Plan
+from cromss.data.store import PatchStore
+from cromss.data.stream import DirectReader, open_batches, open_rows
+from cromss.landcover import IGNORE
+from cromss.networks.encoders import load_encoder
+from cromss.networks.heads import freeze, load_into
+from cromss.networks.scaling import Scaling
+from cromss.objective.losses import weighted_cross_entropy, weighted_dice
+from cromss.training.loop import Inputs, make_scheduler, step_schedule
+from cromss.training.metrics import Confusion, scores
+from cromss.training.pictures import views
+
+
+def judge(
+    config: TransferConfig,
+    store: PatchStore,
+    out: Path,
+    *,
+    modality: str,
+    mode: str,
+    repeat: int,
+    encoder: Path | None,
+    architecture: str,
+    scaling: Scaling,
+    bands: tuple[str, ...] | None = None,
+    seed: int = 0,
+    device: torch.device | str = "cpu",
+    journal: Callable[[int, dict[str, float], float], None] = lambda step, metrics, epoch: None,
+) -> dict[str, Any]:
+    """Train the head (and, fine-tuned, the encoder) on the training split; score the test split ONCE, at the end.
+
+    encoder   a .safetensors encoder with its card, or None for random weights of `architecture`
+    bands     what a random encoder reads (default: the store's); a pretrained one says so itself
+    Returns the scores, the confusion matrix (rows true) and where they came from; also written to `out/result.json`.
+    Calling it again after it finished returns the written result.
+    """
+    finished = out / "result.json"
+    if finished.exists():
+        return json.loads(finished.read_text())
+    began, device = time.monotonic(), torch.device(device)
+    seed = seed * 1000 + repeat
+    state = None
+    if encoder is not None:
+        state, card = load_encoder(encoder)
+        architecture, scaling, bands = card.architecture, card.scaling, card.bands
+    inputs = _inputs(store, modality, bands, scaling)
+    pairs = [("train", "test")] if config.protocol.kind == "holdout" else [("train", "test"), ("test", "train")]
+    confusion = np.zeros((len(store.scheme),) * 2, np.int64)
+    pictures: list[dict[str, np.ndarray]] = []
+    for learn, test in pairs:
+        network = _network(config, inputs, modality, mode, state, architecture, len(store.scheme), seed).to(device)
+        _train(network, config, store, inputs, modality, learn, seed, device, journal)
+        counts, shown = _score(network, config, store, inputs, modality, test, device)
+        confusion += counts
+        pictures.append(shown)
+    result = _result(confusion, store, config, modality, mode, repeat) | {"seconds": time.monotonic() - began}
+    out.mkdir(parents=True, exist_ok=True)
+    if config.panels and pictures[0]:
+        joined = {key: np.concatenate([shown[key] for shown in pictures]) for key in pictures[0]}
+        np.savez_compressed(out / "panels.npz", scheme=store.scheme.name, **joined)
+    aside = out / f".result-{os.getpid()}"
+    aside.write_text(json.dumps(result))
+    aside.replace(finished)
+    return result
+
+
+def _inputs(store: PatchStore, modality: str, bands: tuple[str, ...] | None, scaling: Scaling) -> Inputs:
+    if modality not in store.bands:
+        raise ValueError(f"modality {modality!r}: {store.path} holds {', '.join(store.bands)}")
+    bands = bands or store.bands[modality]
+    if missing := [band for band in bands if band not in store.bands[modality]]:
+        raise ValueError(
+            f"the {modality} encoder reads {', '.join(bands)}; {store.path} lacks {', '.join(missing)}: ingest the downstream "
+            f"set with these bands, or pretrain on a subset (--set data.bands.{modality}=...)"
+        )
+    if scaling.needs_raw and store.encoding != "raw":
+        raise ValueError(
+            f"the {modality} encoder reads {scaling.kind} input, which needs raw pixels; {store.path} is {store.encoding}: "
+            f"ingest it with --encoding raw"
+        )
+    return Inputs({modality: tuple(bands)}, store.encoding, scaling)
+
+
+def _network(
+    config: TransferConfig, inputs: Inputs, modality: str, mode: str, state: dict[str, torch.Tensor] | None,
+    architecture: str, classes: int, seed: int,
+) -> torch.nn.Module:  # fmt: skip
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = config.head.build(architecture, len(inputs.bands[modality]), classes)
+    if state is not None:
+        load_into(network.encoder, state)
+    if mode == "frozen":
+        freeze(network.encoder, config.frozen_batchnorm)
+    return network
+
+
+def _train(
+    network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str, seed: int,
+    device: torch.device, journal: Callable[[int, dict[str, float], float], None],
+) -> None:  # fmt: skip
+    patches = _places(store, split)
+    batch_size = min(config.batch_size, patches)
+    if batch_size < 2:
+        raise ValueError(f"{store.path}: split {split!r} has {patches} patches; a transfer needs two at least")
+    plan = Plan(
+        store.blocks, seed=seed, epochs=config.epochs, batch_size=batch_size, lanes=1, window=8, seasons="random",
+        split=split, exclude_folds=(),
+    )  # fmt: skip
+    weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.Adam(weights, config.lr, fused=device.type == "cuda" or None)
+    scheduler = make_scheduler(optimizer, config.schedule)
+    generator_state = torch.random.get_rng_state()
+    torch.manual_seed(seed)  # dropout of the head
+    network.train()
+    total, steps = torch.zeros((), device=device), 0
+    batches = open_batches(store, plan, bands=inputs.bands, reader=DirectReader())
+    for step, batch in enumerate(batches):
+        batch = augment(batch.to(device), config.augment)
+        labels, unit = _labels(batch), torch.ones_like(batch.labels, dtype=torch.float32)
+        logits = network(inputs(batch)[modality]).float()
+        loss = weighted_cross_entropy(logits, labels, unit) + weighted_dice(logits, labels, unit)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total, steps = total + loss.detach(), steps + 1
+        if plan.epoch_of(step + 1) != plan.epoch_of(step) or step + 1 == plan.steps:
+            mean = float(total) / steps
+            if not np.isfinite(mean):
+                raise FloatingPointError(f"transfer, step {step}: the loss is {mean}; lower transfer.lr={config.lr:g}")
+            journal(step + 1, {"train/loss": mean}, plan.epoch_of(step) + 1)
+            step_schedule(scheduler, mean)
+            total, steps = torch.zeros((), device=device), 0
+    torch.random.set_rng_state(generator_state)
+
+
+@torch.no_grad()
+def _score(
+    network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str,
+    device: torch.device,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
+    network.eval()
+    confusion = Confusion(len(store.scheme), device)
+    kept: dict[str, list[np.ndarray]] = {}
+    every = max(1, _places(store, split) // max(config.panels, 1))
+    seen = 0
+    for batch in open_rows(store, split=split, batch_size=config.batch_size):
+        whole = centre_crop(batch, config.augment.crop)
+        chosen = [store.bands[modality].index(band) for band in inputs.bands[modality]]
+        moved = Batch(**{**vars(whole), "images": {modality: whole.images[modality][:, chosen]}}).to(device)
+        logits = network(inputs(moved)[modality]).float()
+        labels = _labels(moved)
+        confusion.update(logits, labels)
+        rows = [row for row in range(len(whole)) if (seen + row) % every == every // 2][: config.panels]
+        seen += len(whole)
+        if rows and len(kept.get("ids", [])) < config.panels:
+            shown = {**views(whole, store), "reference": labels.cpu().numpy(), "ids": np.array(whole.ids),
+                     "prediction": logits.argmax(1).byte().cpu().numpy()}  # fmt: skip
+            for key, values in shown.items():
+                kept.setdefault(key, []).extend(values[row] for row in rows)
+    return confusion.counts, {key: np.stack(values)[: config.panels] for key, values in kept.items()}
+
+
+def _places(store: PatchStore, split: str) -> int:
+    if split not in store.manifest.places:
+        raise ValueError(
+            f"{store.path}: has no split {split!r}, only {', '.join(store.splits)}; a downstream store needs train and test: "
+            f"ingest a layout that brings them, or cut one with --split halves"
+        )
+    return store.manifest.places[split]
+
+
+def _labels(batch: Batch) -> torch.Tensor:
+    """Labels with the pixels that have no image data left out."""
+    return batch.labels if batch.valid is None else batch.labels.masked_fill(~batch.valid, IGNORE)
+
+
+def _result(
+    confusion: np.ndarray, store: PatchStore, config: TransferConfig, modality: str, mode: str, repeat: int
+) -> dict[str, Any]:
+    found = scores(confusion)
+    return {
+        "modality": modality,
+        "mode": mode,
+        "repeat": repeat,
+        "head": config.head.kind,
+        "head_depth": getattr(config.head, "head_depth", None),
+        "protocol": config.protocol.kind,
+        "oa": found.oa,
+        "aa": found.aa,
+        "miou": found.miou,
+        "iou": [None if np.isnan(value) else value for value in found.iou],
+        "confusion": confusion.tolist(),
+        "classes": list(store.scheme.classes),
+        "scheme": store.scheme.name,
+    }

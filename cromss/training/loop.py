@@ -1,0 +1,312 @@
+"""The training loop: `fit` and `evaluate` over any iterable of batches. It knows processes (torch.distributed), no cluster."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from cromss.config import RunConfig, Schedule
+from cromss.data.augment import augment, centre_crop
+from cromss.data.patch import Batch
+from cromss.networks.scaling import Scaling
+from cromss.objective.crossmodal import CrossModalObjective, ObjectiveConfig
+from cromss.objective.smoothing import NoSmoothing, smooth_labels
+from cromss.sensors import sensor
+from cromss.training.metrics import Confusion, scores
+
+
+class Schedulable(Protocol):
+    """What the loop asks of a plan."""
+
+    steps: int
+
+    def epoch_of(self, step: int) -> int: ...
+
+
+@dataclass
+class Training:
+    """Everything that a checkpoint must bring back."""
+
+    network: nn.Module  # as trained: wrapped by DDP where there are several workers
+    optimizer: torch.optim.Optimizer
+    scheduler: Any  # a torch LR scheduler, stepped once an epoch
+    step: int = 0
+
+    @property
+    def module(self) -> nn.Module:
+        """The network without its DDP wrapper."""
+        return self.network.module if hasattr(self.network, "module") else self.network
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """How stored pixels become network input: bands per modality, the store's encoding, the scaling."""
+
+    bands: dict[str, tuple[str, ...]]
+    encoding: str
+    scaling: Scaling
+
+    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """modality -> float (B,C,H,W)."""
+        return {
+            name: self.scaling(batch.images[name], sensor(name), bands, self.encoding)
+            for name, bands in self.bands.items()
+        }
+
+
+@dataclass
+class Meter:
+    """Running means of an epoch, kept on the device until they are read."""
+
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    steps: int = 0
+    rows: int = 0
+    waited: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+
+    def add(self, values: dict[str, torch.Tensor], rows: int, waited: float) -> None:
+        for name, value in values.items():
+            self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
+        self.steps, self.rows, self.waited = self.steps + 1, self.rows + rows, self.waited + waited
+
+    def read(self, world: int) -> dict[str, float]:
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        means = {f"train/{name}": float(total) / self.steps for name, total in self.sums.items()}
+        return means | {"perf/patches_per_s": self.rows * world / seconds, "perf/data_wait": self.waited / seconds}
+
+
+@dataclass(frozen=True)
+class EpochEnd:
+    """What happened in an epoch: `epoch` counts from 0, `step` = steps done so far."""
+
+    epoch: int
+    step: int
+    metrics: dict[str, float]
+    last: bool
+
+
+def fit(
+    training: Training,
+    batches: Iterable[Batch],
+    plan: Schedulable,
+    config: RunConfig,
+    inputs: Inputs,
+    *,
+    classes: int,
+    device: torch.device,
+    validate: Callable[[], dict[str, float]],
+    at_epoch_end: Callable[[EpochEnd], None],
+    say: Callable[[str], None] = lambda line: None,
+    observe: Callable[[Batch, dict[str, torch.Tensor], float, float], None] | None = None,
+    say_every: float = 10.0,
+) -> None:
+    """Train from `training.step` to the end of the plan.
+
+    `batches` must start at that step. After each epoch: validate, step the schedule on `val/loss`, call `at_epoch_end`.
+    `observe(batch, logits, alpha, gamma)` sees the last epoch's steps. Raises FloatingPointError for a loss that is not
+    finite, before the optimizer moves.
+    """
+    objective = CrossModalObjective(config.objective)
+    world = dist.get_world_size() if dist.is_initialized() else 1
+    meter, said, began, first = Meter(), time.monotonic(), time.monotonic(), training.step
+    last_epoch = plan.epoch_of(plan.steps - 1)
+    training.network.train()
+    for batch, waited in _timed(batches):
+        epoch = plan.epoch_of(training.step)
+        alpha = config.objective.alpha_at(epoch, config.ramp_epochs)
+        gamma = config.objective.gamma_at(epoch, config.ramp_epochs)
+        batch = augment(batch.to(device), config.data.augment)
+        targets = _targets(batch, config.objective, classes)
+        with _autocast(device, config.optim.precision):
+            logits = training.network(inputs(batch))
+        outcome = objective(
+            logits, batch.labels, alpha=alpha, gamma=gamma, targets=targets, valid=batch.valid, clean=batch.clean
+        )
+        if not _finite_everywhere(outcome.loss):
+            raise FloatingPointError(
+                f"step {training.step}: the loss is not finite ({float(outcome.loss)} on this worker); lower optim.lr={config.optim.lr:g} or look at "
+                f"the patches of this step: {', '.join(batch.ids[:4])}, ..."
+            )
+        training.optimizer.zero_grad(set_to_none=True)
+        outcome.loss.backward()
+        training.optimizer.step()
+        training.step += 1
+        meter.add(_parts(outcome), len(batch), waited)
+        if observe and epoch == last_epoch:
+            observe(batch, {name: z.detach() for name, z in logits.items()}, alpha, gamma)
+        done = training.step >= plan.steps
+        if time.monotonic() - said > say_every and not done:
+            say(_line(training.step, plan, epoch, alpha, gamma, meter.read(world), began, first))
+            said = time.monotonic()
+        if done or plan.epoch_of(training.step) != epoch:
+            metrics = _mean_over_ranks(meter.read(world), device) if world > 1 else meter.read(world)
+            metrics |= {
+                "train/alpha": alpha,
+                "train/gamma": gamma,
+                "train/lr": training.optimizer.param_groups[0]["lr"],
+            }
+            say(_line(training.step, plan, epoch, alpha, gamma, metrics, began, first))
+            share_buffers(training.module)
+            metrics |= validate()
+            training.network.train()
+            step_schedule(training.scheduler, metrics["val/loss"])
+            at_epoch_end(EpochEnd(epoch, training.step, metrics, done))
+            meter, said = Meter(), time.monotonic()
+
+
+@torch.no_grad()
+def evaluate(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    config: RunConfig,
+    inputs: Inputs,
+    *,
+    classes: int,
+    device: torch.device,
+) -> dict[str, float]:
+    """Validation: unit weights, no augmentation, every patch once; counts are summed over the ranks.
+
+    `val/loss` (the objective without selection), `val/<modality>/miou` against the noisy labels and, where the truth is
+    known, `val/<modality>/clean_miou`.
+    """
+    module.eval()
+    # Ranks may hold different numbers of validation batches: nothing in the objective may wait for the others.
+    objective = CrossModalObjective(config.objective.unweighted())
+    noisy = {name: Confusion(classes, device) for name in inputs.bands}
+    clean = {name: Confusion(classes, device) for name in inputs.bands}
+    total = torch.zeros(2, dtype=torch.float64, device=device)
+    for batch in batches:
+        batch = centre_crop(batch.to(device), config.data.augment.crop)
+        with _autocast(device, config.optim.precision):
+            logits = module(inputs(batch))
+        outcome = objective(logits, batch.labels, alpha=1.0, gamma=0.0, valid=batch.valid)
+        total += torch.tensor([float(outcome.loss) * len(batch), len(batch)], dtype=torch.float64, device=device)
+        for name, z in logits.items():
+            noisy[name].update(z, batch.labels)
+            if batch.clean is not None:
+                clean[name].update(z, batch.clean)
+    total = _sum_over_ranks(total)
+    metrics = {"val/loss": float(total[0] / total[1]) if total[1] else float("nan")}
+    for kind, meters in (("miou", noisy), ("clean_miou", clean)):
+        for name, confusion in meters.items():
+            counts = _sum_over_ranks(torch.as_tensor(confusion.counts, device=device)).cpu().numpy()
+            if counts.sum():
+                metrics[f"val/{name}/{kind}"] = scores(counts).miou
+    return metrics
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, schedule: Schedule) -> Any:
+    """The learning-rate schedule, stepped once an epoch."""
+    schedulers = torch.optim.lr_scheduler
+    match schedule.kind:
+        case "plateau":
+            return schedulers.ReduceLROnPlateau(optimizer, factor=schedule.factor, patience=schedule.patience)
+        case "cosine":
+            full, end, last = optimizer.param_groups[0]["lr"], schedule.end, schedule.epochs
+            falling = schedulers.CosineAnnealingLR(optimizer, last, eta_min=end)
+            flat = schedulers.LambdaLR(optimizer, lambda epoch: end / full)
+            return schedulers.SequentialLR(optimizer, [falling, flat], [last])
+        case "constant":
+            return schedulers.LambdaLR(optimizer, lambda epoch: 1.0)
+
+
+def step_schedule(scheduler: Any, loss: float) -> None:
+    """One epoch further; only the plateau schedule looks at the validation loss."""
+    if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+        scheduler.step(loss)
+    else:
+        scheduler.step()
+
+
+@torch.no_grad()
+def share_buffers(module: nn.Module) -> None:
+    """Give every rank rank 0's BatchNorm statistics, so that all evaluate and save the same network."""
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        for buffer in module.buffers():
+            dist.broadcast(buffer, 0)
+
+
+def device_precision(device: torch.device, precision: str) -> torch.dtype:
+    """The autocast type of a run: bfloat16 where it was asked for or, under `auto`, where the GPU has it."""
+    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and capable) else torch.float32
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast:
+    dtype = device_precision(device, precision)
+    return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
+
+
+def _targets(batch: Batch, objective: ObjectiveConfig, classes: int) -> torch.Tensor | None:
+    if isinstance(objective.smoothing, NoSmoothing):
+        return None
+    return smooth_labels(batch.labels, batch.seasons, classes, **objective.smoothing.model_dump(exclude={"kind"}))
+
+
+def _parts(outcome: Any) -> dict[str, torch.Tensor]:
+    parts = {"loss": outcome.loss, "segmentation": outcome.segmentation, "consistency": outcome.consistency}
+    for name in outcome.cross_entropy:
+        parts[f"{name}/cross_entropy"] = outcome.cross_entropy[name]
+        parts[f"{name}/dice"] = outcome.dice[name]
+        parts[f"{name}/label_weight"] = outcome.label_weights[name].mean()
+    return parts
+
+
+def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float]]:
+    source = iter(batches)
+    while True:
+        asked = time.monotonic()
+        try:
+            batch = next(source)
+        except StopIteration:
+            return
+        yield batch, time.monotonic() - asked
+
+
+def _line(
+    step: int,
+    plan: Schedulable,
+    epoch: int,
+    alpha: float,
+    gamma: float,
+    metrics: dict[str, float],
+    began: float,
+    first: int,
+) -> str:
+    eta = (time.monotonic() - began) / max(step - first, 1) * (plan.steps - step)
+    return (
+        f"epoch {epoch + 1}  step {step}/{plan.steps}  loss {metrics['train/loss']:.3f} "
+        f"(seg {metrics['train/segmentation']:.3f} cons {metrics['train/consistency']:.3f})  "
+        f"alpha {alpha:.2f} gamma {gamma:.2f}  {metrics['perf/patches_per_s']:.0f} patches/s  "
+        f"data wait {100 * metrics['perf/data_wait']:.0f} %  ETA {_clock(eta)}"
+    )
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
+
+
+def _finite_everywhere(loss: torch.Tensor) -> bool:
+    """Every rank must stop at the same step, or the others wait for ever in the next all-reduce."""
+    flag = torch.isfinite(loss).to(torch.float32)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return bool(flag)
+
+
+def _sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def _mean_over_ranks(metrics: dict[str, float], device: torch.device) -> dict[str, float]:
+    names = sorted(metrics)
+    values = torch.tensor([metrics[name] for name in names], dtype=torch.float64, device=device)
+    return dict(zip(names, (_sum_over_ranks(values) / dist.get_world_size()).tolist(), strict=True))

@@ -1,0 +1,118 @@
+"""Arrays behind the report's panels: what the network saw, trusted and predicted."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from cromss.config import RunConfig
+from cromss.data.augment import centre_crop
+from cromss.data.patch import Batch
+from cromss.data.store import PatchStore
+from cromss.data.stream import open_rows
+from cromss.objective.crossmodal import CrossModalObjective
+from cromss.sensors import SENTINEL1, SENTINEL2, Sensor
+from cromss.training.loop import Inputs
+
+TRUE_COLOUR = ("B4", "B3", "B2")
+
+
+def pretraining_panels(
+    path: Path, network: torch.nn.Module, store: PatchStore, config: RunConfig, inputs: Inputs, device: torch.device,
+    count: int = 6,
+) -> None:  # fmt: skip
+    """Write `panels.npz`: true colour, Sentinel-1, noisy label, clean label where known, and per modality the label
+    weights, entropy weights and prediction of the final network (alpha and gamma at their ends)."""
+    batch = _some(store, count, split="train", size=config.data.augment.crop)
+    arrays = {
+        **views(batch, store),
+        "label": batch.labels.numpy(),
+        "ids": np.array(batch.ids),
+        "scheme": store.scheme.name,
+    }
+    if batch.clean is not None:
+        arrays["clean"] = batch.clean.numpy()
+    network.eval()
+    with torch.no_grad():
+        moved = _with_bands(batch, store, inputs).to(device)
+        logits = {name: z.float() for name, z in network(inputs(moved)).items()}
+        outcome = CrossModalObjective(config.objective.model_copy(update={"scope": "batch"}))(
+            logits, moved.labels, alpha=config.objective.alpha.end, gamma=config.objective.gamma.end,
+            valid=moved.valid, clean=moved.clean,
+        )  # fmt: skip
+    for name, z in logits.items():
+        arrays[f"prediction_{name}"] = z.argmax(1).byte().cpu().numpy()
+        arrays[f"label_weights_{name}"] = outcome.label_weights[name].half().cpu().numpy()
+        arrays[f"entropy_weights_{name}"] = outcome.entropy_weights[name].half().cpu().numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, **arrays)
+
+
+def views(batch: Batch, store: PatchStore) -> dict[str, np.ndarray]:
+    """`rgb` (B,H,W,3) and `s1` (B,H,W), uint8, for human eyes, of a batch that holds all the store's bands."""
+    pictures = {}
+    if "s2" in store.bands:
+        bands = store.bands["s2"]
+        chosen = [bands.index(b) for b in TRUE_COLOUR] if set(TRUE_COLOUR) <= set(bands) else [0] * 3
+        dn = _physical(batch.images["s2"].numpy(), store, SENTINEL2)[:, chosen]
+        pictures["rgb"] = np.stack([_stretched(image) for image in dn.transpose(0, 2, 3, 1)])
+    if "s1" in store.bands:
+        db = _physical(batch.images["s1"].numpy(), store, SENTINEL1)[:, 0]
+        pictures["s1"] = (np.clip((db + 25) / 25, 0, 1) * 255).astype(np.uint8)  # -25..0 dB
+    return pictures
+
+
+def _physical(pixels: np.ndarray, store: PatchStore, sensor: Sensor) -> np.ndarray:
+    return sensor.decode(pixels, store.bands[sensor.name]) if store.encoding == "uint8" else pixels.astype(np.float32)
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    """One stretch for the three bands (colours stay true), from the 2nd to the 98th percentile of the image."""
+    low, high = np.percentile(image, (2, 98))
+    return (np.clip((image - low) / max(high - low, 1.0), 0, 1) ** 0.8 * 255).astype(np.uint8)
+
+
+def _some(store: PatchStore, count: int, *, split: str, size: int | None) -> Batch:
+    """`count` patches spread over the store, with all its bands."""
+    total = store.manifest.places[split]
+    wanted = {round(i * (total - 1) / max(count - 1, 1)) for i in range(count)}
+    batches, seen = [], 0
+    for batch in open_rows(store, split=split, batch_size=32, clean=store.has_clean):
+        rows = [row for row in range(len(batch)) if seen + row in wanted]
+        seen += len(batch)
+        if rows:
+            batches.append(_rows(batch, rows))
+    return centre_crop(_joined(batches), size)
+
+
+def _rows(batch: Batch, rows: list[int]) -> Batch:
+    def pick(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        return None if tensor is None else tensor[rows]
+
+    return Batch(
+        images={name: image[rows] for name, image in batch.images.items()}, labels=batch.labels[rows],
+        ids=[batch.ids[row] for row in rows], epochs=batch.epochs[rows], keys=batch.keys[rows],
+        clean=pick(batch.clean), valid=pick(batch.valid),
+    )  # fmt: skip
+
+
+def _joined(batches: list[Batch]) -> Batch:
+    def join(name: str) -> torch.Tensor | None:
+        parts = [getattr(batch, name) for batch in batches]
+        if all(part is None for part in parts):
+            return None
+        return torch.cat([torch.ones_like(b.labels, dtype=torch.bool) if p is None else p
+                          for b, p in zip(batches, parts, strict=True)])  # fmt: skip
+
+    return Batch(
+        images={name: torch.cat([b.images[name] for b in batches]) for name in batches[0].images},
+        labels=join("labels"), ids=[i for b in batches for i in b.ids], epochs=join("epochs"), keys=join("keys"),
+        clean=join("clean"), valid=join("valid"),
+    )  # fmt: skip
+
+
+def _with_bands(batch: Batch, store: PatchStore, inputs: Inputs) -> Batch:
+    images = {}
+    for name, bands in inputs.bands.items():
+        images[name] = batch.images[name][:, [store.bands[name].index(band) for band in bands]]
+    return Batch(**{**vars(batch), "images": images})

@@ -1,0 +1,301 @@
+"""One worker's share of a pretraining, from store to encoders. Runs as it is in one process; under DDP in several.
+
+<out>/checkpoints/step-*/      what a resume needs
+<out>/encoders/<modality>.safetensors, with their cards
+<out>/panels.npz               what the network saw, trusted and predicted on a few patches
+<out>/pretraining.json         the end of the story, written last
+"""
+
+import json
+import os
+import time
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from cromss.config import RunConfig
+from cromss.data.patch import Batch
+from cromss.data.plan import Plan
+from cromss.data.store import PatchStore
+from cromss.data.stream import open_batches, open_rows
+from cromss.networks.encoders import EncoderCard, save_encoder
+from cromss.training import checkpoint
+from cromss.training.loop import EpochEnd, Inputs, Training, evaluate, fit, make_scheduler
+from cromss.training.noise import NoiseMeter
+from cromss.training.pictures import pretraining_panels
+from cromss.training.probe import probe
+
+Journal = Callable[[int, dict[str, float], float], None]  # (step, metrics, epoch)
+Report = Callable[[dict[str, float]], None]  # called by every rank after every epoch with a probe, and at the end
+
+
+def inputs_for(config: RunConfig, store: PatchStore) -> Inputs:
+    """The modalities and bands that `config` trains on, checked against what the store holds. Raises ValueError."""
+    from cromss.sensors import sensor
+
+    bands = {}
+    for modality in config.model.fusion.modalities:
+        if modality not in store.bands:
+            raise ValueError(f"model.fusion needs modality {modality!r}; {store.path} holds {', '.join(store.bands)}")
+        wanted = config.data.bands.get(modality)
+        chosen = sensor(modality).select(wanted) if wanted else store.bands[modality]
+        if missing := [band for band in chosen if band not in store.bands[modality]]:
+            raise ValueError(
+                f"data.bands.{modality}={wanted}: {store.path} lacks {', '.join(missing)}; it holds "
+                f"{', '.join(store.bands[modality])}"
+            )
+        bands[modality] = chosen
+    if config.model.scaling.needs_raw and store.encoding != "raw":
+        raise ValueError(
+            f"model.scaling.kind={config.model.scaling.kind}: needs raw pixels, {store.path} is {store.encoding}; ingest "
+            f"with --encoding raw"
+        )
+    return Inputs(bands=bands, encoding=store.encoding, scaling=config.model.scaling)
+
+
+def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ...]]:
+    """The run's plan and the folds held out for validation. Raises ValueError for a store too small for its batch."""
+    folds = store.folds("train")
+    if len(folds) <= config.data.val_folds:
+        raise ValueError(
+            f"data.val_folds={config.data.val_folds}: {store.path} has {len(folds)} folds, and training needs one at least"
+        )
+    held = tuple(folds[: config.data.val_folds])
+    plan = Plan(
+        store.blocks,
+        seed=config.seed,
+        epochs=config.optim.epochs,
+        batch_size=config.optim.batch_size,
+        lanes=config.data.lanes,
+        window=config.data.window,
+        seasons=config.data.seasons,
+        split="train",
+        exclude_folds=held,
+    )
+    if plan.rows < config.optim.batch_size:
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size}: an epoch of {store.path} has only {plan.rows} patches; "
+            f"choose at most {plan.rows // config.data.lanes * config.data.lanes} (a multiple of "
+            f"data.lanes={config.data.lanes})"
+        )
+    return plan, held
+
+
+def build(config: RunConfig, inputs: Inputs, classes: int) -> torch.nn.Module:
+    """The run's network with its seeded initial weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        channels = {name: len(bands) for name, bands in inputs.bands.items()}
+        return config.model.fusion.build(config.model, channels, classes)
+
+
+def run(
+    config: RunConfig,
+    store: PatchStore,
+    out: Path,
+    *,
+    downstream: PatchStore | None = None,
+    device: torch.device | str = "cpu",
+    journal: Journal = lambda step, metrics, epoch: None,
+    report: Report = lambda metrics: None,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Pretrain, or go on from the newest valid checkpoint under `out`; the content of `pretraining.json`.
+
+    Calling it again after the end changes nothing and returns the same. Raises ValueError when `out` belongs to another
+    configuration or store, FloatingPointError for a loss that is not finite.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    device = torch.device(device)
+    inputs, classes = inputs_for(config, store), len(store.scheme)
+    plan, held = make_plan(config, store)
+    training = _start(config, build(config, inputs, classes).to(device), world)
+    past = _resume(training, config, store, out, say if rank == 0 else lambda line: None)
+    if training.step >= plan.steps and (out / "pretraining.json").exists():
+        return json.loads((out / "pretraining.json").read_text())
+
+    noise = NoiseMeter(config.objective)
+    probes = _probe_data(config, downstream, inputs) if rank == 0 else None
+    seen = dict(past.get("metrics", {}))
+    began = time.monotonic() - past.get("seconds", 0.0)
+
+    def validate() -> dict[str, float]:
+        rows = open_rows(store, split="train", folds=held, batch_size=min(32, config.optim.batch_size),
+                         bands=inputs.bands, rank=rank, world=world, clean=store.has_clean)  # fmt: skip
+        return evaluate(training.module, rows, config, inputs, classes=classes, device=device)
+
+    def at_epoch_end(end: EpochEnd) -> None:
+        metrics = dict(end.metrics)
+        due = (end.epoch + 1) % config.probe.every == 0 or end.last
+        if probes and due:
+            metrics |= _probe(training, probes, config, device)
+        seen.update(metrics)
+        if rank == 0:
+            if (end.epoch + 1) % config.scaling.checkpoint_epochs == 0 or end.last:
+                _save(training, config, store, out, {"metrics": seen, "seconds": time.monotonic() - began})
+            journal(end.step, metrics, end.epoch + 1)
+        if due:  # on every rank alike: reporting is a barrier
+            report({**metrics, "epoch": end.epoch + 1})
+
+    if training.step < plan.steps:
+        batches = open_batches(
+            store, plan, rank=rank, world=world, start_step=training.step, bands=inputs.bands, reader=config.data.reader,
+            clean=store.has_clean, seasons=config.objective.smoothing.kind != "none",
+        )  # fmt: skip
+        fit(
+            training, batches, plan, config, inputs, classes=classes, device=device, validate=validate,
+            at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise,
+        )  # fmt: skip
+    result = {
+        "steps": plan.steps,
+        "dropped_rows": plan.dropped,
+        "seconds": time.monotonic() - began,
+        "final": seen,
+        "noise": noise.result(),
+        "device": str(device.type),
+        "workers": world,
+    }
+    if rank == 0:
+        _finish(training, config, store, inputs, out, result, device)
+    return result
+
+
+def _start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
+    if config.scaling.compile:
+        torch._dynamo.config.suppress_errors = True  # where no compiler is found the eager network runs, with a warning
+        network.compile()
+    cuda = next(network.parameters()).is_cuda
+    # Buffers are shared before evaluation and saving only (loop.share_buffers): each worker's BatchNorm sees its own batch.
+    wrapped = DistributedDataParallel(network, broadcast_buffers=False) if world > 1 else network
+    optimizer = torch.optim.Adam(
+        network.parameters(), config.optim.lr, weight_decay=config.optim.weight_decay, fused=cuda or None
+    )
+    return Training(wrapped, optimizer, make_scheduler(optimizer, config.optim.schedule))
+
+
+# --- resume -----------------------------------------------------------------------------------------------------------
+
+
+def _resume(
+    training: Training, config: RunConfig, store: PatchStore, out: Path, say: Callable[[str], None]
+) -> dict[str, Any]:
+    found, skipped = checkpoint.newest_valid(out / "checkpoints")
+    for line in skipped:
+        say(line)
+    if found is None:
+        return {}
+    _same_run(found.state["identity"], _identity(config, store), out)
+    training.module.load_state_dict(found.tensors["model"])
+    checkpoint.restore_optimizer(training.optimizer, found.tensors["optimizer"])
+    training.scheduler.load_state_dict(found.state["scheduler"])
+    for group, lr in zip(training.optimizer.param_groups, found.state["lr"], strict=True):
+        group["lr"] = lr
+    training.step = found.step
+    say(f"resuming at step {found.step} from {found.path.name}")
+    return found.state["past"]
+
+
+def _save(training: Training, config: RunConfig, store: PatchStore, out: Path, past: dict[str, Any]) -> None:
+    scheduler = {k: v for k, v in training.scheduler.state_dict().items() if _is_json(v)}
+    checkpoint.save(
+        out / "checkpoints",
+        training.step,
+        {"model": training.module.state_dict(), "optimizer": checkpoint.optimizer_tensors(training.optimizer)},
+        {
+            "identity": _identity(config, store),
+            "scheduler": scheduler,
+            "lr": [group["lr"] for group in training.optimizer.param_groups],
+            "past": past,
+        },
+    )
+
+
+def _is_json(value: Any) -> bool:
+    return isinstance(value, (int, float, str, bool, list, dict, type(None)))
+
+
+def _identity(config: RunConfig, store: PatchStore) -> dict[str, Any]:
+    return config.identity() | {"store": store.digest}
+
+
+def _same_run(theirs: dict[str, Any], ours: dict[str, Any], out: Path) -> None:
+    changed = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
+    if changed:
+        lines = ", ".join(f"{key} {theirs.get(key)} -> {ours.get(key)}" for key in changed[:4])
+        raise ValueError(
+            f"{out}: holds a run of another configuration ({lines}); choose another --out or undo the change"
+        )
+
+
+# --- probe ------------------------------------------------------------------------------------------------------------
+
+
+def _probe_data(
+    config: RunConfig, downstream: PatchStore | None, inputs: Inputs
+) -> tuple[PatchStore, Inputs, dict[str, tuple[list[Batch], list[Batch]]]] | None:
+    """Per modality: batches to fit on and, from other folds, batches to score on."""
+    if downstream is None:
+        return None
+    folds = downstream.folds("train")
+    if len(folds) < 2:
+        return None
+    held = [fold for number, fold in enumerate(folds) if number % config.probe.folds == 0]
+    kept = [fold for fold in folds if fold not in held]
+    own = Inputs(inputs.bands, downstream.encoding, inputs.scaling)
+    share = config.probe.patches // config.probe.folds
+    data = {}
+    for modality, bands in inputs.bands.items():
+        if modality in downstream.bands and set(bands) <= set(downstream.bands[modality]):
+            fitting, scoring = (
+                open_rows(downstream, split="train", folds=folds, batch_size=16, bands={modality: bands})
+                for folds in (kept, held)
+            )
+            data[modality] = (
+                list(islice(fitting, max(1, (config.probe.patches - share) // 16))),
+                list(islice(scoring, max(1, share // 16))),
+            )
+    return (downstream, own, data) if data else None
+
+
+def _probe(training: Training, probes: Any, config: RunConfig, device: torch.device) -> dict[str, float]:
+    store, inputs, data = probes
+    metrics = {}
+    for modality, (fitting, scoring) in data.items():
+        metrics[f"probe/{modality}/miou"] = probe(
+            training.module.encoder(modality), modality, fitting, scoring,
+            Inputs({modality: inputs.bands[modality]}, inputs.encoding, inputs.scaling), config.probe,
+            classes=len(store.scheme), device=device, seed=config.seed,
+        )  # fmt: skip
+    metrics["probe/mean/miou"] = sum(metrics.values()) / len(metrics)
+    return metrics
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def _finish(
+    training: Training, config: RunConfig, store: PatchStore, inputs: Inputs, out: Path, result: dict[str, Any],
+    device: torch.device,
+) -> None:  # fmt: skip
+    for modality, bands in inputs.bands.items():
+        card = EncoderCard(
+            architecture=config.model.encoder,
+            depth=config.model.depth,
+            modality=modality,
+            bands=bands,
+            scaling=inputs.scaling,
+            method=f"{config.objective.selection.kind}-{config.model.fusion.kind}",
+            store=store.digest,
+            epoch=config.optim.epochs,
+            seed=config.seed,
+        )
+        save_encoder(out / "encoders" / f"{modality}.safetensors", training.module.encoder(modality), card)
+    pretraining_panels(out / "panels.npz", training.module, store, config, inputs, device)
+    aside = out / f".pretraining-{os.getpid()}"
+    aside.write_text(json.dumps(result))
+    aside.replace(out / "pretraining.json")

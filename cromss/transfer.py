@@ -1,0 +1,197 @@
+"""`python -m cromss.transfer --encoder CKPT|random --downstream STORE --out DIR`: judge encoders downstream.
+
+The paper's protocol: Sentinel-1 and Sentinel-2 apart, encoder frozen and fine-tuned, repeated with other seeds.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cromss.cli import command_line, verb
+from cromss.config import RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.data.store import PatchStore
+from cromss.ray_session import connect, writable
+
+
+@dataclass(frozen=True)
+class Run:
+    """One downstream run of a trial: what is judged, how, and the how-manieth repeat it is."""
+
+    modality: str
+    mode: str
+    repeat: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.modality}-{self.mode}-{self.repeat}"
+
+
+def runs_of(config: RunConfig) -> list[Run]:
+    """Every downstream run that `config` asks for."""
+    wanted = itertools.product(config.judged_modalities, config.transfer.modes, range(config.transfer.repeats))
+    return [Run(*choice) for choice in wanted]
+
+
+def encoders_of(config: RunConfig, folder: Path) -> dict[str, Path | None]:
+    """modality -> the encoder file to judge; None = random weights.
+
+    A run of ours has them under `folder/encoders`; foreign checkpoints are imported to there first. Raises ValueError.
+    """
+    if config.pretraining.kind == "random":
+        return dict.fromkeys(config.judged_modalities)
+    own = {modality: folder / "encoders" / f"{modality}.safetensors" for modality in config.judged_modalities}
+    if config.pretraining.kind == "checkpoint":
+        return {modality: _brought(config, modality, path) for modality, path in own.items()}
+    if missing := [str(path) for path in own.values() if not path.exists()]:
+        raise ValueError(f"{missing[0]}: no such encoder; was the pretraining finished?")
+    return own
+
+
+def _brought(config: RunConfig, modality: str, target: Path) -> Path:
+    """The encoder file of a run of ours as it is; anybody else's checkpoint, imported to `target`."""
+    from cromss.networks.encoders import build_encoder, import_encoder, load_encoder, save_encoder
+    from cromss.sensors import sensor
+
+    source = Path(config.pretraining.paths[modality])
+    if source.is_dir():
+        source = source / "encoders" / f"{modality}.safetensors"
+    if source.suffix == ".safetensors" and load_encoder(source):
+        return source.absolute()
+    bands = sensor(modality).select(config.data.bands.get(modality, "all"))
+    depth, scaling = config.model.depth, config.pretraining.scalings.get(modality)
+    state, card = import_encoder(
+        source, modality=modality, bands=bands, architecture=config.model.encoder, depth=depth, scaling=scaling
+    )
+    encoder = build_encoder(card.architecture, len(bands), depth)
+    encoder.load_state_dict(state)
+    save_encoder(target, encoder, card)
+    return target
+
+
+def judge_all(
+    config: RunConfig, folder: Path, downstream: Path, *, key: str, cpus: float, gpus: float, together: int
+) -> Iterator[dict[str, Any]]:
+    """Every downstream run of a trial as Ray tasks, at most `together` at a time; results as they finish.
+
+    A run that finished before is not repeated.
+    """
+    import ray
+
+    encoders = encoders_of(config, folder)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_judge)
+    tree = config.model_dump(mode="json")
+    waiting = [(tree, str(folder), str(downstream), run, encoders[run.modality], key) for run in runs_of(config)]
+    flying: list[Any] = []
+    while waiting or flying:
+        while waiting and len(flying) < together:
+            flying.append(task.remote(*waiting.pop(0)))
+        done, flying = ray.wait(flying, num_returns=1)
+        yield ray.get(done[0])
+
+
+def _judge(tree: dict[str, Any], folder: str, downstream: str, run: Run, encoder: Path | None, key: str) -> dict[str, Any]:
+    import torch
+
+    from cromss.journal import Journal
+    from cromss.training.downstream import judge
+
+    config, name = resolve(tree), f"{key}/{run.name}" if key else run.name
+    torch.set_num_threads(config.scaling.threads or 1)
+    with Journal(Path(folder) / "journal", name) as journal:
+        return judge(
+            config.transfer,
+            PatchStore.open(downstream),
+            Path(folder) / "transfer" / run.name,
+            modality=run.modality,
+            mode=run.mode,
+            repeat=run.repeat,
+            encoder=encoder,
+            architecture=config.model.encoder,
+            scaling=config.model.scaling,
+            bands=random_bands(config, run.modality),
+            seed=config.seed,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+            journal=journal.log,
+        )
+
+
+def random_bands(config: RunConfig, modality: str) -> tuple[str, ...] | None:
+    """The bands that a random encoder of this modality reads; None = those of the downstream store."""
+    from cromss.sensors import sensor
+
+    wanted = config.data.bands.get(modality)
+    return sensor(modality).select(wanted) if wanted else None
+
+
+@verb
+def main(argv: list[str] | None = None) -> int:
+    """The verb."""
+    parser = argparse.ArgumentParser(prog="cromss transfer", description=__doc__.splitlines()[0].split(": ", 1)[1])
+    parser.add_argument("--encoder", metavar="CKPT", help="a run directory, modality=FILE (repeatable), or `random`",
+                        action="append", default=[])  # fmt: skip
+    parser.add_argument("--downstream", metavar="STORE", help="a patch store with the splits train and test")
+    parser.add_argument("--out", metavar="DIR", help="where results, journals and pictures go")
+    add_arguments(parser)
+    args = parser.parse_args(argv)
+    config = resolve(layers_from(args), _pretraining(args.encoder)) if args.encoder else resolve(layers_from(args))
+    if args.print_config:
+        print(shown(config), end="")
+        return 0
+    if not (args.encoder and args.downstream and args.out):
+        raise ValueError("--encoder CKPT|random, --downstream STORE and --out DIR are needed")
+    out = writable(args.out)
+    store = PatchStore.open(args.downstream)
+    encoders_of(config, out)
+    connect()
+    import ray
+
+    from cromss.journal import write_json
+    from cromss.tracking import Sink, open_ui_command
+    from cromss.trials.ranking import summary
+
+    cpus, gpus = ray.cluster_resources().get("CPU", 1), ray.cluster_resources().get("GPU", 0)
+    together = max(1, int(gpus or cpus))
+    trial = {"key": "transfer", "arm": _arm(args.encoder), "seed": config.seed, "status": "running",
+             "config": config.model_dump(mode="json"), "parameters": {}, "command": command_line(), "downstream": []}  # fmt: skip
+    total = len(runs_of(config))
+    for result in judge_all(config, out, Path(args.downstream), key="", cpus=min(1, cpus / together), gpus=1 if gpus else 0,
+                            together=together):  # fmt: skip
+        trial["downstream"].append(result)
+        print(
+            f"[{len(trial['downstream'])}/{total}] {result['modality']} {result['mode']} repeat {result['repeat']}: mIoU "
+            f"{100 * result['miou']:.2f}  OA {100 * result['oa']:.2f}  AA {100 * result['aa']:.2f}  ({result['seconds']:.0f} s)"
+        )
+    write_json(out / "trial.json", trial | {"status": "done"})
+    Sink(out).sync(final=True)
+    print(summary({"metric": config.sweep.metric, "downstream_digest": store.digest}, [trial]))
+    print(f"MLflow: {open_ui_command(out)}")
+    return 0
+
+
+def _arm(encoders: list[str]) -> str:
+    return "random" if encoders == ["random"] else Path(encoders[0].partition("=")[2] or encoders[0]).name
+
+
+def _pretraining(encoders: list[str]) -> dict[str, Any]:
+    if encoders == ["random"]:
+        return {"pretraining": {"kind": "random"}}
+    paths: dict[str, str] = {}
+    for item in encoders:
+        modality, equals, path = item.partition("=")
+        if equals:
+            paths[modality] = path
+        else:
+            folder = Path(item)
+            found = sorted((folder / "encoders").glob("*.safetensors"))
+            if not found:
+                raise ValueError(f"--encoder {item}: no encoders/*.safetensors in there; for one file say s2={item}")
+            paths |= {file.stem: str(file) for file in found}
+    return overlay({"pretraining": {"kind": "checkpoint"}}, {"pretraining": {"paths": paths}})
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,55 @@
+"""The rows of the paper's Table 1, and the ceiling: named overlays of the configuration.
+
+The baselines are controlled: they differ from CromSS in selection (and fusion) alone.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Arm:
+    """`label` is the row of the table that the arm belongs to: single-modal S1 and S2 share one."""
+
+    label: str
+    overlay: dict[str, Any]
+
+
+def _trained(fusion: dict[str, Any], selection: str) -> dict[str, Any]:
+    return {"model": {"fusion": fusion}, "objective": {"selection": {"kind": selection}}}
+
+
+ARMS: dict[str, Arm] = {
+    "random": Arm("random", {"pretraining": {"kind": "random"}}),
+    "single-s1": Arm("single-modal", _trained({"kind": "single", "modality": "s1"}, "none") | {"transfer": {"modalities": ["s1"]}}),
+    "single-s2": Arm("single-modal", _trained({"kind": "single", "modality": "s2"}, "none") | {"transfer": {"modalities": ["s2"]}}),
+    "midF": Arm("midF", _trained({"kind": "middle"}, "none")),
+    "lateF": Arm("lateF", _trained({"kind": "late"}, "none")),
+    "CromSS-midF": Arm("CromSS-midF", _trained({"kind": "middle"}, "cromss")),
+    "CromSS-lateF": Arm("CromSS-lateF", _trained({"kind": "late"}, "cromss")),
+    # Perfect selection: only where the true labels are known. What there is to win.
+    "oracle-midF": Arm("oracle-midF", _trained({"kind": "middle"}, "oracle")),
+}  # fmt: skip
+
+
+def imported() -> dict[str, Arm]:
+    """MoCo and DINO where their checkpoints are given: CROMSS_MOCO_S1, CROMSS_MOCO_S2, CROMSS_DINO_S1, CROMSS_DINO_S2."""
+    found = {}
+    for label in ("MoCo", "DINO"):
+        paths = {m: os.environ[name] for m in ("s1", "s2") if (name := f"CROMSS_{label}_{m}".upper()) in os.environ}
+        if paths:
+            scalings = {"s2": {"kind": "reflectance"}}  # trained on reflectance, not on mean +- 2 std
+            overlay = {"pretraining": {"kind": "checkpoint", "paths": paths, "scalings": scalings}}
+            found[label] = Arm(label, overlay | {"transfer": {"modalities": sorted(paths)}})
+    return found
+
+
+def arm(name: str) -> Arm:
+    """The arm of that name. Raises ValueError listing the known ones."""
+    from cromss.settings import suggest
+
+    known = ARMS | imported()
+    if name not in known:
+        raise ValueError(f"arm {name!r}: unknown{suggest(name, known)}")
+    return known[name]

@@ -1,0 +1,42 @@
+"""Who may use which CPU and GPU. Everything is budgeted before anything starts, so that nobody waits for a CPU that
+will never come.
+
+A trial holds its driver's sliver all the time, and beside it either its Train workers with their readers or its
+downstream runs, never both: the downstream runs live on what the workers gave back.
+"""
+
+from dataclasses import dataclass
+
+from cromss.config import RunConfig
+from cromss.ray_session import Share, share_of
+
+DRIVER_CPUS = 0.1  # a trial's own bundle; Ray refuses 0
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`concurrent` trials at a time; each runs up to `together` downstream runs of `transfer_cpus` and `transfer_gpus`."""
+
+    share: Share
+    concurrent: int
+    together: int
+    transfer_cpus: float
+    transfer_gpus: float
+
+
+def budget(config: RunConfig, cpus: float, gpus: float) -> Budget:
+    """What a cluster of `cpus` and `gpus` can run at a time. Raises ValueError, by name, when not even one trial fits."""
+    share = share_of(config, cpus, gpus)
+    one = DRIVER_CPUS + share.all_cpus
+    if one > cpus + 1e-9:
+        raise ValueError(
+            f"a trial needs {one:g} CPUs ({share.workers} workers x {share.cpus:g}, their readers {share.reader_cpus:g} each, "
+            f"{DRIVER_CPUS} for itself); the cluster has {cpus:g}: lower scaling.num_workers or scaling.cpus_per_worker"
+        )
+    concurrent = int((cpus + 1e-9) // one)
+    if share.gpus:
+        concurrent = min(concurrent, int(gpus // share.workers))
+        together = 2 * share.workers
+        return Budget(share, concurrent, together, share.all_cpus / together, 0.5)
+    transfer_cpus = min(0.4 if cpus <= 4 else 1.0, share.all_cpus)
+    return Budget(share, concurrent, max(1, int((share.all_cpus + 1e-9) // transfer_cpus)), transfer_cpus, 0.0)

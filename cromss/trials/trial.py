@@ -1,0 +1,153 @@
+"""A trial: a pretraining and its judgement. What Ray Tune runs, once for every sample of the space."""
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cromss.config import RunConfig, resolve
+from cromss.journal import read_json, write_json
+from cromss.settings import leaves
+from cromss.trials.arms import arm
+from cromss.trials.cache import bring, claimed, pretraining_key, trial_key
+from cromss.trials.resources import Budget
+
+RESERVED = ("arm",)  # keys of a sample that are no configuration
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all trials of a sweep have in common."""
+
+    base: dict[str, Any]  # overlay of preset, YAML and --set
+    data: str
+    downstream: str
+    out: str
+    budget: Budget
+    device: str
+    command: str
+    data_digest: str
+    downstream_digest: str
+
+
+def config_of(sample: dict[str, Any], base: dict[str, Any]) -> RunConfig:
+    """The run of a sample: base <- named arm <- sampled overlay. Raises ValueError."""
+    overlay = {key: value for key, value in sample.items() if key not in RESERVED}
+    named = arm(sample["arm"]).overlay if "arm" in sample else {}
+    return resolve(base, named, overlay)
+
+
+def record_of(sample: dict[str, Any], setting: Setting) -> dict[str, Any]:
+    """The trial's record (trial.json) as it stands before it runs. Raises ValueError for an invalid sample."""
+    config = config_of(sample, setting.base)
+    varied = {key: value for key, value in leaves(sample).items() if key not in (*RESERVED, "seed")}
+    return {
+        "key": trial_key(config, setting.data_digest, setting.downstream_digest, setting.device),
+        "arm": arm(sample["arm"]).label if "arm" in sample else _arm(config),
+        "seed": config.seed,
+        "status": "running",
+        "reason": "",
+        "sample": sample,
+        "config": config.model_dump(mode="json"),
+        "parameters": varied | _single(config),
+        "command": setting.command,
+        "downstream": [],
+    }
+
+
+def _arm(config: RunConfig) -> str:
+    """The row that a configuration belongs to in the paper's table."""
+    if config.pretraining.kind != "pretrain":
+        return config.pretraining.kind
+    fusion = {"single": "single-modal", "middle": "midF", "late": "lateF"}[config.model.fusion.kind]
+    selection = {"cromss": "CromSS-", "oracle": "oracle-", "none": ""}[config.objective.selection.kind]
+    return f"{selection}{fusion}"
+
+
+def _single(config: RunConfig) -> dict[str, Any]:
+    fusion = config.model.fusion
+    return {"model.fusion.modality": fusion.modality} if fusion.kind == "single" else {}
+
+
+def run_trial(sample: dict[str, Any], setting: Setting) -> None:
+    """Tune's function trainable. A finished trial of the same address is reported, not repeated; a failure is recorded
+    with its reason and the sweep goes on."""
+    import ray.tune
+
+    record = record_of(sample, setting)
+    folder = Path(setting.out) / "trials" / record["key"]
+    if (before := read_json(folder / "trial.json")) and before["status"] == "done":
+        ray.tune.report(_reported(before))
+        return
+    write_json(folder / "trial.json", record)
+    began = time.monotonic()
+    try:
+        config = resolve(record["config"])
+        pretrained = _pretrained(config, setting, folder, record["key"])
+        record |= {"final": pretrained.get("final", {}), "noise": pretrained.get("noise"), "pretraining": pretrained}
+        write_json(folder / "trial.json", record)
+        record["downstream"] = sorted(_judged(config, setting, folder, record["key"]), key=lambda r: json.dumps(
+            [r["modality"], r["mode"], r["repeat"]]))  # fmt: skip
+        record |= {"status": "done", "seconds": time.monotonic() - began}
+    except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
+        reason = " ".join(str(error).split())[:500] or type(error).__name__
+        write_json(folder / "trial.json", record | {"status": "failed", "reason": reason})
+        ray.tune.report(_reported(record))
+        return
+    write_json(folder / "trial.json", record)
+    ray.tune.report(_reported(record))
+
+
+def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> dict[str, Any]:
+    if config.pretraining.kind != "pretrain":
+        return {}
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    from cromss.pretrain import pretrain
+
+    address = pretraining_key(config, setting.data_digest, setting.device)
+    with claimed(Path(setting.out), address, folder) as twin:
+        if twin is not None:
+            return bring(twin, folder)
+        return pretrain(
+            config, Path(setting.data), folder, setting.budget.share, key=key, downstream=Path(setting.downstream),
+            callbacks=[_scored(TuneReportCallback(), config.sweep.metric)], show=False,
+        )  # fmt: skip
+
+
+def _judged(config: RunConfig, setting: Setting, folder: Path, key: str) -> list[dict[str, Any]]:
+    from cromss.transfer import judge_all
+
+    budget = setting.budget
+    return list(
+        judge_all(
+            config, folder, Path(setting.downstream), key=key, cpus=budget.transfer_cpus, gpus=budget.transfer_gpus,
+            together=budget.together,
+        )
+    )  # fmt: skip
+
+
+def _reported(record: dict[str, Any]) -> dict[str, Any]:
+    """The last word to Tune: the search and the scheduler see the probe, never the test set."""
+    final, epochs = record.get("final") or {}, record["config"]["optim"]["epochs"]
+    metric = record["config"]["sweep"]["metric"]
+    return {"score": final.get(f"probe/{metric}/miou", 0.0), "epoch": epochs, "key": record["key"]}
+
+
+def expected_device(budget: Budget) -> str:
+    """Kind of device that a budget computes on; part of a pretraining's address."""
+    return "cuda" if budget.share.gpus else "cpu"
+
+
+def _scored(inner: Any, metric: str) -> Any:
+    """Forward the workers' reports to Tune as `score` and `epoch`, what its scheduler and search look at."""
+    from ray.train import UserCallback
+
+    class Scored(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            own = metrics[0]
+            seen = {"score": own.get(f"probe/{metric}/miou", 0.0), "epoch": own["epoch"]}
+            inner.after_report(run_context=run_context, metrics=[seen], checkpoint=checkpoint)
+
+    return Scored()

@@ -1,0 +1,92 @@
+import base64
+import io
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from PIL import Image
+
+from cromss import plot
+from cromss.landcover import DYNAMIC_WORLD, IGNORE
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    uri = plot.data_uri(figure)
+    kind, _, text = uri.partition(";base64,")
+    assert kind == "data:image/png"
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB"))
+
+
+def test_the_band_of_seeds_is_worked_by_hand() -> None:
+    """Seeds y = x and y = 3x; the second ends at x = 1."""
+    long, short = (np.array([0.0, 1.0, 2.0]), np.array([0.0, 1.0, 2.0])), (np.array([0.0, 1.0]), np.array([0.0, 3.0]))
+    x, mean, low, high = plot.band([long, short])
+    assert x.tolist() == [0, 1, 2]
+    assert mean.tolist() == [0, 2, 2]
+    assert low.tolist() == [0, 1, 2]
+    assert high.tolist() == [0, 3, 2]
+
+
+def test_wrong_labels_are_those_that_differ_where_both_are_known() -> None:
+    label = np.array([[0, 1, IGNORE, 2]], np.uint8)
+    clean = np.array([[0, 2, 1, IGNORE]], np.uint8)
+    assert plot.wrong_labels(label, clean).tolist() == [[0, 1, 0, 0]]
+
+
+@pytest.mark.parametrize("number", range(len(DYNAMIC_WORLD)))
+def test_a_class_is_drawn_in_the_colour_of_its_scheme(number: int) -> None:
+    label = np.full((1, 8, 8), number, np.uint8)
+    image = pixels(plot.panels([plot.Column("label", label, "classes", DYNAMIC_WORLD)]))
+    colours, counts = np.unique(image.reshape(-1, 3), axis=0, return_counts=True)
+    colours = colours[np.argsort(counts)[::-1]].tolist()
+    wanted = [int(DYNAMIC_WORLD.colours[number][i : i + 2], 16) for i in (1, 3, 5)]
+    assert wanted in colours[:2]  # the panel and its swatch; white paper is the other
+
+
+def test_low_weights_are_darker_than_high_ones() -> None:
+    weights = np.stack([np.zeros((8, 8)), np.ones((8, 8))]).astype(np.float16)
+    image = pixels(plot.panels([plot.Column("w", weights, "weights")])).astype(float).sum(2)
+    height = len(image)
+    assert image[height // 4].min() < 200 < 400 < np.median(image[height * 5 // 8])
+
+
+def test_a_figure_is_the_same_text_every_time() -> None:
+    def draw() -> Figure:
+        return plot.ramps({"alpha": (np.arange(5.0), np.linspace(1, 0.5, 5))}, "epoch")
+
+    assert plot.data_uri(draw()) == plot.data_uri(draw())
+    assert plot.data_uri(draw()).startswith("data:image/svg+xml;base64,")
+
+
+def test_random_is_grey_and_the_arms_keep_apart() -> None:
+    arms = ["oracle", "midF", "CromSS-midF", "single-modal", "lateF", "CromSS-lateF", "random"]
+    chosen = plot.colours(arms)
+    assert chosen["random"] == plot.BASELINE
+    assert chosen["oracle"] == plot.CEILING
+    assert len(set(chosen.values())) == len(arms)
+    assert plot.colours(arms[:3])["midF"] == chosen["midF"]
+
+
+def test_the_confusion_matrix_prints_row_percentages_and_leaves_absent_classes_empty() -> None:
+    figure = plot.confusion(np.array([[3, 1, 0], [0, 2, 0], [0, 0, 0]]), ["a", "b", "c"], "title")
+    assert [text.get_text() for text in figure.axes[0].texts] == ["75", "25", "100"]
+
+
+def test_every_chart_draws_with_one_arm_and_missing_values() -> None:
+    palette = plot.colours(["midF"])
+    dots = {"S2 frozen": {"midF": plot.Dot([50.0], 50.0, None, 41.5)}}
+    figures = [
+        plot.ranking(dots, palette),
+        plot.class_iou({"midF": [0.5, None]}, ["water", "trees"], palette, "S2"),
+        plot.curves({"loss": {"midF": [(np.arange(3.0), np.ones(3))]}}, palette, "epoch"),
+        plot.confidence_histogram(np.linspace(0, 1, 4), np.array([0, 0, 0]), np.array([1, 2, 3]), "S1"),
+    ]
+    assert all(plot.data_uri(figure).startswith("data:image/svg+xml") for figure in figures)
+
+
+def test_drawing_leaves_the_global_style_alone() -> None:
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plot.ramps({"alpha": (np.arange(3.0), np.ones(3))}, "epoch")
+    assert dict(matplotlib.rcParams) == before
