@@ -5,7 +5,6 @@ import os
 import sys
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from cromss.data.assembly import Assembler, Rows, Wanted
 from cromss.data.patch import Batch, Patch
 from cromss.data.plan import Plan
 from cromss.data.store import PatchStore, StoreWriter
-from cromss.data.stream import DirectReader, RayReader, open_batches
+from cromss.data.stream import DirectReader, RayReader, in_lockstep, open_batches
 
 RUNS = 3  # of each reader, in turns; the table has the fastest, which the rest of the machine disturbed least
 
@@ -113,20 +112,18 @@ def timed(batches: Iterator[Batch]) -> Rate:
 
 
 def bare_batches(store: PatchStore, plan: Plan) -> Iterator[Batch]:
-    """The ceiling: one thread reads memory-mapped row groups, in turn with the assembly of equally large batches."""
-    wanted = Wanted.of(store)
-    assembler, lanes = Assembler(store, wanted, plan.seed), plan.lanes_of(0, 1)
+    """The ceiling: one thread reads memory-mapped row groups, unchecked, and assembles the same batches in between."""
+    wanted, lanes = Wanted.of(store), plan.lanes_of(0, 1)
     files = [pq.ParquetFile(store.path / shard.path, memory_map=True) for shard in store.manifest.shards]
-    waiting: deque = deque()
-    for window in plan.windows(lanes, 0, plan.count(lanes)):
-        groups = zip(store.blocks.shard[window.blocks], store.blocks.first[window.blocks] + window.slots, strict=True)
-        table = pa.concat_tables(
-            [files[shard].read_row_group(group, columns=wanted.columns) for shard, group in groups]
-        )
-        rows = Rows(window, table)
-        waiting.extend((rows, int(row)) for row in window.order)
-        while len(waiting) >= plan.batch_size:
-            yield assembler.batch([waiting.popleft() for _ in range(plan.batch_size)])
+    shards, first = store.blocks.shard, store.blocks.first
+
+    def windows() -> Iterator[Rows]:
+        for window in plan.windows(lanes, 0, plan.count(lanes)):
+            groups = zip(shards[window.blocks], first[window.blocks] + window.slots, strict=True)
+            tables = [files[shard].read_row_group(group, columns=wanted.columns) for shard, group in groups]
+            yield Rows(window, pa.concat_tables(tables))
+
+    return in_lockstep(windows(), plan, lanes, 0, Assembler(store, wanted, plan.seed))
 
 
 def bytes_per_epoch(store: PatchStore, plan: Plan) -> float:

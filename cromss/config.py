@@ -228,7 +228,6 @@ class RunConfig(Settings):
             return tuple(m for m in self.transfer.modalities if m in self.pretraining.paths)
         return self.transfer.modalities
 
-
     def identity(self) -> dict[str, Any]:
         """What makes a pretraining this one, as dotted keys: not who computes it, which reader feeds it or what judges it,
         and nothing that has no effect (the ramps of a run without selection)."""
@@ -264,7 +263,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     # worth on real data.
     "demo": {
         "data": {"augment": {"crop": None}, "reader": {"kind": "direct"}},
-        "model": {"encoder": "resnet18", "decoder_channels": [64, 32, 16, 16, 16]},
+        "model": {"encoder": "tu-test_resnet", "depth": 4, "decoder_channels": [32, 16, 8, 8]},
         "optim": {"lr": 2e-3, "batch_size": 16, "epochs": 10, "schedule": {"kind": "constant"}},
         "transfer": {
             "modes": ["frozen"], "repeats": 2, "epochs": 20, "lr": 2e-3, "batch_size": 16, "augment": {"crop": None},

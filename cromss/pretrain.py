@@ -4,7 +4,6 @@ The same command again goes on from the newest valid checkpoint, with any number
 """
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,7 +26,8 @@ def pretrain(
     that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`.
     """
     check(config, data)
-    from ray.train import FailureConfig, RunConfig as TrainRun, ScalingConfig
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as TrainRun
     from ray.train.torch import TorchTrainer
 
     out.mkdir(parents=True, exist_ok=True)
@@ -129,9 +129,16 @@ def main(argv: list[str] | None = None) -> int:
 
     resources = ray.cluster_resources()
     share = share_of(config, resources.get("CPU", 0), resources.get("GPU", 0))
-    print(f"pretraining on {share.workers} {'GPU' if share.gpus else 'CPU'} worker(s), journal and checkpoints in {out}")
+    print(
+        f"pretraining on {share.workers} {'GPU' if share.gpus else 'CPU'} worker(s), journal and checkpoints in {out}"
+    )
     result = pretrain(
-        config, Path(args.data), out, share, key="pretrain", downstream=Path(args.downstream) if args.downstream else None
+        config,
+        Path(args.data),
+        out,
+        share,
+        key="pretrain",
+        downstream=Path(args.downstream) if args.downstream else None,
     )
     _track(out, config, result)
     print(f"encoders: {', '.join(str(path) for path in sorted((out / 'encoders').glob('*.safetensors')))}")

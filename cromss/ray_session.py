@@ -20,7 +20,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a configuration keep their meaning in the workers
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "RAY_worker_maximum_startup_concurrency": "8",  # fractional CPUs start more processes than cores; no warning for that
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 

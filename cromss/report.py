@@ -316,11 +316,22 @@ class _Run:
                 *(column(f"{kind} weights", data[f"{kind}_weights_{modality}"], "weights")
                   for kind in ("label", "entropy") if f"{kind}_weights_{modality}" in data),
                 column("prediction", data[f"prediction_{modality}"], "classes", scheme),
-                *([column("reference", data["clean"], "classes", scheme)] if "clean" in data else []),
+                *self._reference(data, scheme),
             ]  # fmt: skip
             text = f"{trial['arm']}, seed {trial['seed']}, {name} network, pretraining patches; legend: {scheme.title}."
             return self._images(columns, 6, data, text)
         return None
+
+    def _reference(self, data: dict[str, Any], own: Any) -> list[Any]:
+        """The truth beside pretraining patches: the clean labels, or an independent map in a scheme of its own."""
+        from cromss.landcover import scheme
+
+        if "clean" in data:
+            return [self.plot.Column("reference", data["clean"], "classes", own)]
+        if "reference" not in data:
+            return []
+        other = scheme(str(data["reference_scheme"])) if "reference_scheme" in data else own
+        return [self.plot.Column("reference", data["reference"], "classes", other)]
 
     def tests(self) -> Iterator[dict[str, str]]:
         """The same test patches, judged by one arm beside the other."""

@@ -21,7 +21,7 @@ import yaml
 class Settings(pydantic.BaseModel):
     """Base of every configuration class: immutable, strict about names."""
 
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
 Kind = TypeVar("Kind", bound=Settings)
@@ -95,11 +95,16 @@ def validate(cls: type[Kind], *layers: Mapping[str, Any]) -> Kind:
 
     Raises ValueError with one line per mistake: the key, the value, what is valid, what was probably meant.
     """
-    data = overlay(*layers)
+    data = overlay(_defaults(cls), *layers)  # from the defaults on, so that `head.head_depth=5` finds its default `kind`
     try:
         return cls.model_validate(data)
     except pydantic.ValidationError as errors:
         raise ValueError("\n".join(dict.fromkeys(_explain(cls, error) for error in errors.errors()))) from None
+
+
+def _defaults(cls: type[Settings]) -> dict[str, Any]:
+    required = any(field.is_required() for field in cls.model_fields.values())
+    return {} if required else cls().model_dump(mode="json")
 
 
 def suggest(word: str, valid: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,10 @@ from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overla
 from cromss.data.store import PatchStore
 from cromss.journal import read_json, read_trials, write_json
 from cromss.ray_session import connect, writable
-from cromss.trials.resources import Budget, budget
+from cromss.trials.cache import sources_digest
+from cromss.trials.resources import budget
 from cromss.trials.space import Space, is_random, load, names, variants
-from cromss.trials.trial import Setting, config_of, expected_device, record_of, run_trial
+from cromss.trials.trial import Setting, config_of, record_of, run_trial
 
 CONFIRMED = 3  # configurations that a guided search repeats with the other seeds
 
@@ -44,8 +46,8 @@ def sweep(
     plan = budget(first, total.get("CPU", 0), total.get("GPU", 0))
     setting = Setting(
         base=base, data=str(stores[0].path), downstream=str(stores[1].path), out=str(out), budget=plan,
-        device=expected_device(plan), command=command_line(), data_digest=stores[0].digest,
-        downstream_digest=stores[1].digest,
+        command=command_line(), downstream_digest=stores[1].digest,
+        world=[stores[0].digest, sources_digest(), version("torch"), "cuda" if plan.share.gpus else "cpu"],
     )  # fmt: skip
     _claim(out, resume)
     _seen_by_all_nodes(out)
@@ -58,11 +60,11 @@ def sweep(
         f"{'GPU' if plan.share.gpus else 'CPU'} worker(s) each; results in {out}",
         flush=True,
     )
-    with _Progress(out, count) as progress:
+    with _Progress(out, count):
         if space.search:
-            _search(space, setting, first, samples, progress)
+            _search(space, setting, first, samples)
         else:
-            _run(planned, setting, first, progress)
+            _run(planned, setting, first)
     return _conclude(out)
 
 
@@ -101,7 +103,7 @@ def _rankable(config: RunConfig, space: Space) -> None:
         )
 
 
-def _run(planned: Sequence[dict[str, Any]], setting: Setting, first: RunConfig, progress: "_Progress") -> list[Any]:
+def _run(planned: Sequence[dict[str, Any]], setting: Setting, first: RunConfig) -> None:
     """Run these samples; Tune schedules them, ASHA may stop some."""
     from ray import tune
 
@@ -123,14 +125,14 @@ def _run(planned: Sequence[dict[str, Any]], setting: Setting, first: RunConfig, 
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
-            name=unique_name("sweep"), storage_path=str(Path(setting.out) / "ray"), verbose=0, callbacks=[progress.callback()],
+            name=unique_name("sweep"), storage_path=str(Path(setting.out) / "ray"), verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),
         ),
     )  # fmt: skip
-    return _settle(tuner.fit(), setting)
+    _settle(tuner.fit(), setting)
 
 
-def _search(space: Space, setting: Setting, first: RunConfig, samples: int, progress: "_Progress") -> None:
+def _search(space: Space, setting: Setting, first: RunConfig, samples: int) -> None:
     """Optuna on the frozen probe with one seed, then the best configurations again with all seeds.
 
     Trials of an earlier attempt are told to the search, so that `--resume` repeats none of them.
@@ -147,10 +149,17 @@ def _search(space: Space, setting: Setting, first: RunConfig, samples: int, prog
     for sample in variants(space.params, 1, seed=first.seed):
         _rankable(_validated(sample | {"seed": first.seed}, setting), space)
     if len(known) < samples:
+        told = {
+            "points_to_evaluate": [_flat(s) for s, _ in known],
+            "evaluated_rewards": [reward for _, reward in known],
+        }
         search = OptunaSearch(
-            sampler=optuna.samplers.TPESampler(seed=first.seed + len(known)), metric="score", mode="max", space=_optuna(space.params),
-            **({"points_to_evaluate": [_flat(s) for s, _ in known], "evaluated_rewards": [r for _, r in known]} if known else {}),
-        )  # fmt: skip
+            space=OptunaSearch.convert_search_space(space.params),
+            sampler=optuna.samplers.TPESampler(seed=first.seed + len(known)),
+            metric="score",
+            mode="max",
+            **(told if known else {}),
+        )
         tuner = tune.Tuner(
             tune.with_resources(_trainable(setting, seed=first.seed), {"CPU": 0.1}),
             tune_config=tune.TuneConfig(
@@ -159,7 +168,7 @@ def _search(space: Space, setting: Setting, first: RunConfig, samples: int, prog
             ),
             run_config=tune.RunConfig(
                 name=unique_name("search"), storage_path=str(Path(setting.out) / "ray"), verbose=0,
-                callbacks=[progress.callback()], failure_config=tune.FailureConfig(max_failures=1),
+                failure_config=tune.FailureConfig(max_failures=1),
             ),
         )  # fmt: skip
         _settle(tuner.fit(), setting)
@@ -167,14 +176,7 @@ def _search(space: Space, setting: Setting, first: RunConfig, samples: int, prog
     best = sorted(done, key=lambda t: -t["final"].get(metric, 0.0))[:CONFIRMED]
     others = range(first.seed + 1, first.seed + first.sweep.seeds)
     if again := [_without_seed(t["sample"]) | {"seed": seed} for t in best for seed in others]:
-        _run(again, setting, first, progress)
-
-
-def _optuna(params: dict[str, Any]) -> dict[str, Any]:
-    """A nested space as the flat distributions that OptunaSearch takes beside known points."""
-    from ray.tune.search.optuna import OptunaSearch
-
-    return OptunaSearch.convert_search_space(params)
+        _run(again, setting, first)
 
 
 def _flat(sample: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -207,7 +209,7 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _settle(results: Any, setting: Setting) -> list[Any]:
+def _settle(results: Any, setting: Setting) -> None:
     """Give every trial that Tune ended without a last word its status: stopped early, or failed with a reason."""
     for result in results:
         config = result.config or {}
@@ -217,9 +219,10 @@ def _settle(results: Any, setting: Setting) -> list[Any]:
         path = Path(setting.out) / "trials" / record["key"] / "trial.json"
         known = read_json(path) or record
         if known["status"] == "running":
-            reason = " ".join(str(result.error).split())[-500:] if result.error else "stopped early: its probe was behind"
+            reason = (
+                " ".join(str(result.error).split())[-500:] if result.error else "stopped early: its probe was behind"
+            )
             write_json(path, known | {"status": "failed" if result.error else "stopped", "reason": reason})
-    return list(results)
 
 
 # --- before and after ---------------------------------------------------------------------------------------------------
@@ -244,7 +247,10 @@ def _seen_by_all_nodes(out: Path) -> None:
     marker = out / f".seen-{os.getpid()}"
     marker.touch()
     look = ray.remote(num_cpus=0)(lambda path: os.path.exists(path))
-    asked = [look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(str(marker)) for n in nodes]
+    asked = [
+        look.options(scheduling_strategy=NodeAffinitySchedulingStrategy(n, soft=False)).remote(str(marker))
+        for n in nodes
+    ]
     seen = ray.get(asked)
     marker.unlink()
     if not all(seen):
@@ -263,7 +269,7 @@ def _story(space: Space, setting: Setting, first: RunConfig, samples: int) -> di
         "samples": samples,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "paper_rows": real and PatchStore.open(setting.downstream).scheme.name == "dfc2020",
-        "store_digest": setting.data_digest,
+        "store_digest": setting.world[0],
         "downstream_digest": setting.downstream_digest,
     }
 
@@ -282,15 +288,19 @@ def _conclude(out: Path) -> dict[str, Any]:
 
 
 class _Progress:
-    """A line for every trial that ends, and MLflow kept up to date meanwhile, in a thread that may be slow or fail."""
+    """Beside the trials, in a thread that may be slow or fail: a line for every trial that ends, and MLflow kept up to
+    date. It reads the run folder, as the report does."""
 
     def __init__(self, out: Path, count: int):
         self.out, self.count, self.began = out, count, time.monotonic()
-        self._ended = 0
+        self._told = {trial["key"] for trial in read_trials(out) if trial["status"] == "done"}
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._sync, daemon=True)
+        self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "_Progress":
+        if self._told:
+            print(f"{len(self._told)} trials are finished already and are not repeated", flush=True)
+        self._before = len(self._told)
         self._thread.start()
         return self
 
@@ -298,43 +308,33 @@ class _Progress:
         self._stop.set()
         self._thread.join(timeout=120)
 
-    def _sync(self) -> None:
+    def _watch(self) -> None:
         from cromss.tracking import Sink
 
-        sink = Sink(self.out)
-        while not self._stop.wait(10.0):
-            sink.sync()
+        sink, synced = Sink(self.out), time.monotonic()
+        while True:
+            last = self._stop.wait(1.0)
+            self._tell()
+            if last:
+                return
+            if time.monotonic() - synced > 10:
+                sink.sync()
+                synced = time.monotonic()
 
-    def ended(self, key: str | None) -> None:
-        """Print what became of the trial."""
-        self._ended += 1
-        record = read_json(self.out / "trials" / key / "trial.json") if key else None
-        seconds = time.monotonic() - self.began
-        left = seconds / self._ended * (self.count - self._ended)
-        print(f"[{self._ended}/{self.count}] {_told(record)}  elapsed {seconds:.0f} s, ETA {max(left, 0):.0f} s", flush=True)
-
-    def callback(self) -> Any:
-        from ray.tune import Callback
-
-        progress = self
-
-        class Ended(Callback):
-            def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                progress.ended((trial.last_result or {}).get("key"))
-
-            def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-                progress.ended((trial.last_result or {}).get("key"))
-
-        return Ended()
+    def _tell(self) -> None:
+        for trial in read_trials(self.out):
+            if trial["status"] != "running" and trial["key"] not in self._told:
+                self._told.add(trial["key"])
+                seconds, ended = time.monotonic() - self.began, len(self._told)
+                left = seconds / max(ended - self._before, 1) * max(self.count - ended, 0)
+                print(f"[{ended}/{self.count}] {_story_of(trial)}  {seconds:.0f} s, ETA {left:.0f} s", flush=True)
 
 
-def _told(record: dict[str, Any] | None) -> str:
-    if record is None:
-        return "a trial was stopped early or crashed"
+def _story_of(record: dict[str, Any]) -> str:
     name = f"{record['arm']} seed {record['seed']}"
     varied = " ".join(f"{key.split('.')[-1]}={value}" for key, value in record["parameters"].items())
-    if record["status"] == "failed":
-        return f"{name} {varied} FAILED: {record['reason']}"
+    if record["status"] != "done":
+        return f"{name} {varied} {record['status'].upper()}: {record['reason']}"
     means: dict[str, list[float]] = {}
     for run in record["downstream"]:
         means.setdefault(f"{run['modality']} {run['mode']}", []).append(run["miou"])
@@ -346,9 +346,14 @@ def _told(record: dict[str, Any] | None) -> str:
 
 
 def _stores(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
-    data, downstream = args.data or os.environ.get("CROMSS_DATA"), args.downstream or os.environ.get("CROMSS_DOWNSTREAM")
+    data, downstream = (
+        args.data or os.environ.get("CROMSS_DATA"),
+        args.downstream or os.environ.get("CROMSS_DOWNSTREAM"),
+    )
     if bool(data) != bool(downstream):
-        raise ValueError("--data and --downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) go together: give both, or neither")
+        raise ValueError(
+            "--data and --downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) go together: give both, or neither"
+        )
     if data:
         return Path(data), Path(downstream)
     from cromss.trials.worlds import synthetic_stores
@@ -366,12 +371,16 @@ def layers_of(args: argparse.Namespace, synthetic: bool) -> dict[str, Any]:
 def main(argv: list[str] | None = None) -> int:
     """The verb."""
     parser = argparse.ArgumentParser(prog="cromss sweep", description=__doc__.splitlines()[0].split(": ", 1)[1])
-    parser.add_argument("space", nargs="?", default="cromss", metavar="SPACE", help=f"{', '.join(names())}, or a .py file")
+    parser.add_argument(
+        "space", nargs="?", default="cromss", metavar="SPACE", help=f"{', '.join(names())}, or a .py file"
+    )
     parser.add_argument("--data", metavar="STORE", help="pretraining store (or CROMSS_DATA; default: synthetic Earth)")
     parser.add_argument("--downstream", metavar="STORE", help="downstream store (or CROMSS_DOWNSTREAM)")
     parser.add_argument("--out", metavar="DIR", help="results (or CROMSS_OUT; default: ~/cromss-runs/<space>-<time>)")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of a space with random samplers")
-    parser.add_argument("--resume", action="store_true", help="go on with the sweep in --out; no finished trial is repeated")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on with the sweep in --out; no finished trial is repeated"
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     space = load(args.space)

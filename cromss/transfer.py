@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cromss.cli import command_line, verb
 from cromss.config import RunConfig, add_arguments, layers_from, overlay, resolve, shown
 from cromss.data.store import PatchStore
@@ -82,7 +84,8 @@ def judge_all(
     import ray
 
     encoders = encoders_of(config, folder)
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2)(_judge)
+    # "DEFAULT": anywhere in the cluster, not inside the sliver of a CPU that the calling trial holds
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, scheduling_strategy="DEFAULT")(_judge)
     tree = config.model_dump(mode="json")
     waiting = [(tree, str(folder), str(downstream), run, encoders[run.modality], key) for run in runs_of(config)]
     flying: list[Any] = []
@@ -93,7 +96,9 @@ def judge_all(
         yield ray.get(done[0])
 
 
-def _judge(tree: dict[str, Any], folder: str, downstream: str, run: Run, encoder: Path | None, key: str) -> dict[str, Any]:
+def _judge(
+    tree: dict[str, Any], folder: str, downstream: str, run: Run, encoder: Path | None, key: str
+) -> dict[str, Any]:
     import torch
 
     from cromss.journal import Journal
@@ -144,22 +149,21 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.encoder and args.downstream and args.out):
         raise ValueError("--encoder CKPT|random, --downstream STORE and --out DIR are needed")
     out = writable(args.out)
-    store = PatchStore.open(args.downstream)
+    PatchStore.open(args.downstream)
     encoders_of(config, out)
     connect()
     import ray
 
     from cromss.journal import write_json
     from cromss.tracking import Sink, open_ui_command
-    from cromss.trials.ranking import summary
 
     cpus, gpus = ray.cluster_resources().get("CPU", 1), ray.cluster_resources().get("GPU", 0)
     together = max(1, int(gpus or cpus))
     trial = {"key": "transfer", "arm": _arm(args.encoder), "seed": config.seed, "status": "running",
              "config": config.model_dump(mode="json"), "parameters": {}, "command": command_line(), "downstream": []}  # fmt: skip
     total = len(runs_of(config))
-    for result in judge_all(config, out, Path(args.downstream), key="", cpus=min(1, cpus / together), gpus=1 if gpus else 0,
-                            together=together):  # fmt: skip
+    share = {"cpus": min(1, cpus / together), "gpus": 1 if gpus else 0, "together": together}
+    for result in judge_all(config, out, Path(args.downstream), key="", **share):
         trial["downstream"].append(result)
         print(
             f"[{len(trial['downstream'])}/{total}] {result['modality']} {result['mode']} repeat {result['repeat']}: mIoU "
@@ -167,9 +171,24 @@ def main(argv: list[str] | None = None) -> int:
         )
     write_json(out / "trial.json", trial | {"status": "done"})
     Sink(out).sync(final=True)
-    print(summary({"metric": config.sweep.metric, "downstream_digest": store.digest}, [trial]))
+    print(_table(trial["downstream"]))
     print(f"MLflow: {open_ui_command(out)}")
     return 0
+
+
+def _table(results: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over the repeats, in percent."""
+    lines = [f"{'':<16}{'mIoU':>14}{'OA':>14}{'AA':>14}   repeats"]
+    for what, group in itertools.groupby(sorted(results, key=_what), key=_what):
+        runs = list(group)
+        cells = [np.array([100 * run[name] for run in runs]) for name in ("miou", "oa", "aa")]
+        spread = [f"{c.mean():.2f} ± {c.std(ddof=1):.2f}" if len(runs) > 1 else f"{c.mean():.2f}" for c in cells]
+        lines.append(f"{' '.join(what):<16}{''.join(f'{cell:>14}' for cell in spread)}   {len(runs)}")
+    return "\n".join(lines)
+
+
+def _what(result: dict[str, Any]) -> tuple[str, str]:
+    return result["modality"], result["mode"]
 
 
 def _arm(encoders: list[str]) -> str:

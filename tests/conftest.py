@@ -1,26 +1,73 @@
 """Fixtures that several rooms share."""
 
 import os
+from pathlib import Path
 
+from cromss.ray_session import QUIET
+from cromss.torchvision_cpu import make_importable
+
+for name, value in QUIET.items():
+    os.environ.setdefault(name, value)
 os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-os.environ["RAY_DATA_DISABLE_PROGRESS_BARS"] = "1"
+os.environ.pop("RAY_ADDRESS", None)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+make_importable()
 
 import pytest
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+
+# The smallest run that goes through every room: 32-pixel scenes, a network of a few thousand weights.
+TINY = {
+    "data": {"augment": {"crop": None}, "reader": {"kind": "direct"}, "lanes": 4},
+    "model": {"encoder": "tu-test_resnet", "decoder_channels": [16, 16, 8, 8, 8]},
+    "optim": {"lr": 2e-3, "batch_size": 8, "epochs": 3},
+    "transfer": {
+        "modes": ["frozen"],
+        "repeats": 1,
+        "epochs": 2,
+        "lr": 2e-3,
+        "batch_size": 8,
+        "augment": {"crop": None},
+        "panels": 2,
+    },
+    "probe": {"every": 1, "steps": 5, "patches": 16},
+    "sweep": {"seeds": 1},
+    "scaling": {"num_workers": 1, "use_gpu": False, "threads": 1},
+}
 
 
 @pytest.fixture(scope="session")
 def ray_session():
-    """One local Ray of two CPUs for the whole test run."""
+    """One local Ray of two CPUs for the whole test run; with its dashboard, or stopped trials would keep their CPUs."""
     import ray
 
     ray.init(
         address="local",
         num_cpus=2,
         object_store_memory=300_000_000,
-        include_dashboard=False,
+        include_dashboard=True,
+        dashboard_host="127.0.0.1",
+        runtime_env={"worker_process_setup_hook": "cromss.torchvision_cpu.make_importable"},
         logging_level="warning",
         log_to_driver=False,
     )
     yield ray
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def worlds(tmp_path_factory):
+    """(pretraining store, downstream store) of a tiny synthetic Earth."""
+    from cromss.data.synthetic import SyntheticEarth
+    from cromss.trials.worlds import synthetic_stores
+
+    return synthetic_stores(tmp_path_factory.mktemp("worlds"), SyntheticEarth(places=28, size=32, train=16, test=8))
+
+
+@pytest.fixture(scope="session")
+def shared():
+    """The folder of real samples and golden numbers, where it is at hand."""
+    if not SHARED.exists():
+        pytest.skip("the folder of real samples and golden numbers is not beside this checkout")
+    return SHARED

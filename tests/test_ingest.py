@@ -110,6 +110,8 @@ def test_folds_go_by_location_and_are_as_many_as_asked_or_as_there_are(tmp_path)
             folds.setdefault(row["location_id"], set()).add(row["fold"])
         assert all(len(of_location) == 1 for of_location in folds.values())
         assert {fold for one in folds.values() for fold in one} == set(range(expected))
+        written = [row["fold"] for row in rows(store)]
+        assert written == sorted(written)  # fold by fold, so that one fold at a time waits in memory
 
 
 def test_the_order_of_locations_follows_the_seed(tmp_path):

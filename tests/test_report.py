@@ -151,3 +151,16 @@ def test_help_costs_no_heavy_import() -> None:
     code = "import sys, cromss.report; print([m for m in ('matplotlib', 'scipy', 'numpy') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_an_independent_map_is_shown_in_its_own_scheme(tmp_path: Path) -> None:
+    out = fake_out.make(tmp_path / "out", arms=("midF",), seeds=1, repeats=1, epochs=2, size=8, failed=False)
+    path = out / "trials/midf-0/panels.npz"
+    with np.load(path) as archive:
+        data = {key: archive[key] for key in archive.files if key != "clean"}
+    np.savez(path, **data, reference=np.full_like(data["label"], 7), reference_scheme=np.array("terramesh"))
+    run = report._Run(out)
+    (column,) = run._reference(run._load(path), None)
+    assert column.scheme.classes[7] == "rangeland"
+    assert run.land()
+    assert run.unreadable == []

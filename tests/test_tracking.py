@@ -85,6 +85,8 @@ def test_after_a_death_in_mid_sending_the_server_is_asked_what_arrived(out: Path
     for run in state[store].values():
         run.update(open=True, steps={})
     path.write_text(json.dumps(state))
+    with Journal(out / "trials/midf-0/journal", "midf-0") as resumed:  # the same steps at a later time
+        resumed.log(192, {"val/loss": 1.0})
     revived = Sink(out, uri=store)
     assert revived.sync()
     assert len(history(revived, "midf-0", "val/loss")) == 4

@@ -1,5 +1,6 @@
 """From row groups to batches: one copy per pixel, from the reader's memory into the batch."""
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -118,7 +119,7 @@ class Assembler:
     def _image(
         self, rows: Sequence[Row], name: str, dtype: np.dtype, stored: int, bands: int, index: np.ndarray | None
     ) -> torch.Tensor:
-        out = np.empty((len(rows), bands, *self.size), dtype)
+        out = _allocate((len(rows), bands, *self.size), dtype)
         for position, (loaded, row) in enumerate(rows):
             pixels = loaded.cells[name][row].view(dtype).reshape(stored, *self.size)
             if index is None:
@@ -155,6 +156,11 @@ class Assembler:
                 cell = loaded.cells[f"slot{(acquisition - place) % n}"][row]
                 out[position, acquisition] = cell.reshape(self.size)
         return torch.from_numpy(out)
+
+
+def _allocate(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    """From Arrow's memory pool, which hands the memory of batches gone by out again: fresh pages cost half the copy."""
+    return np.frombuffer(pa.allocate_buffer(math.prod(shape) * dtype.itemsize), dtype).reshape(shape)
 
 
 def row_key(seed: int, epoch: int, patch_id: str) -> int:

@@ -2,7 +2,8 @@
 
 Every epoch draws one slot of every block, permutes the blocks and deals them to a fixed number of lanes. Blocks of
 equal size go round, continuing over the epochs, so that the lanes never drift apart by more than a block of each size.
-A lane takes a window of row groups at a time and permutes the rows in it. Step t takes the rows [t B/lanes,
+A lane takes a window of row groups at a time and permutes the rows in it; the first window of an epoch is shorter in
+some lanes, so that they do not all need their next window in the same step. Step t takes the rows [t B/lanes,
 (t+1) B/lanes) of every lane: a step number is the whole state of the stream, and the rows of a step do not depend on
 how many workers share the lanes.
 """
@@ -126,7 +127,7 @@ class Plan:
         return min((self._window_of(lane, lanes, step * self.rows_per_lane) for lane in lanes), default=0)
 
     def windows(self, lanes: range, start: int, stop: int) -> Iterator[Window]:
-        """Windows number start..stop-1 of these lanes, in the order (epoch, position in the epoch, lane)."""
+        """Windows number start..stop-1 of these lanes, epoch by epoch, in the order in which steps need them."""
         epoch = self._epoch_of_window(lanes, start) if start < stop else 0
         before = self.count(lanes, epoch)
         while before < stop:
@@ -161,8 +162,9 @@ class Plan:
 
     def _window(self, epoch: int, k: int, lane: int) -> Window:
         slots, lists = self._epoch(epoch)
-        mine = lists[lane][k * self.window : (k + 1) * self.window]
-        before = int(self._sizes[lists[lane][: k * self.window]].sum())
+        start = max(0, k * self.window - self._shift(lane))
+        mine = lists[lane][start : (k + 1) * self.window - self._shift(lane)]
+        before = int(self._sizes[lists[lane][:start]].sum())
         return Window(
             lane=lane,
             epoch=epoch,
@@ -190,17 +192,23 @@ class Plan:
 
     def _epoch_windows(self, epoch: int) -> list[int]:
         """Windows of every lane in that epoch; repeats after `lanes` epochs, as the dealing does."""
-        dealt = [
-            [sum(b for _, b in self._lane_blocks(e, lane)) for e in (epoch, epoch + 1)] for lane in range(self.lanes)
-        ]
-        return [-(-(after - before) // self.window) for before, after in dealt]
+        windows = []
+        for lane in range(self.lanes):
+            before, after = (sum(blocks for _, blocks in self._lane_blocks(e, lane)) for e in (epoch, epoch + 1))
+            windows.append(-(-(after - before + self._shift(lane)) // self.window) if after > before else 0)
+        return windows
+
+    def _shift(self, lane: int) -> int:
+        """By how many row groups the first window of an epoch is shorter."""
+        return lane * self.window // self.lanes
 
     def _take_turns(self, lanes: range, epoch: int) -> np.ndarray:
-        """(position, lane) of each of an epoch's windows, the lanes in step; (windows, 2)."""
+        """(position, lane) of each of an epoch's windows, in the order in which steps need them; (windows, 2)."""
         windows = self._windows[epoch, lanes.start : lanes.stop]
         lane = np.repeat(np.array(lanes), windows)
         position = np.concatenate([np.arange(count) for count in windows])
-        order = np.lexsort((lane, position))
+        start = np.maximum(0, position * self.window - lane * self.window // self.lanes)
+        order = np.lexsort((lane, start))
         return np.stack([position[order], lane[order]], axis=1)
 
     def _epoch_of_window(self, lanes: range, number: int) -> int:
@@ -212,7 +220,7 @@ class Plan:
         if epoch >= self.epochs:
             return self.count(lanes)
         ends = self._lane_rows(epoch, lane) + np.cumsum(self._sizes[self._epoch(epoch)[1][lane]])
-        k = int(np.searchsorted(ends, row, side="right")) // self.window
+        k = (int(np.searchsorted(ends, row, side="right")) + self._shift(lane)) // self.window
         turns = self._turns(lanes, epoch % self.lanes)
         return self.count(lanes, epoch) + int(np.flatnonzero((turns == (k, lane)).all(axis=1))[0])
 

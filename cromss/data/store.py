@@ -21,8 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cromss import sensors
-from cromss import landcover
+from cromss import landcover, sensors
 from cromss.data.manifest import Manifest, Shard, pixel_dtype, read_manifest, sha256
 from cromss.data.patch import Patch
 from cromss.data.writer import StoreWriter

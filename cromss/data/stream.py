@@ -1,8 +1,9 @@
-"""Plan to batches. Two readers of one plan: a thread with pyarrow, and Ray Data; they give equal rows.
+"""Plan to batches. Two readers of one plan: threads with pyarrow, and Ray Data; they give equal rows.
 
 A stream covers all epochs that remain: nothing is restarted between epochs. Every worker reads its own lanes.
 """
 
+import contextlib
 import functools
 import json
 import logging
@@ -10,6 +11,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -40,15 +42,16 @@ class Share:
 
 
 class DirectReader(Settings):
-    """A thread that reads ahead. The fastest where the store is on a local or mounted file system."""
+    """Threads that read ahead. The fastest where the store is on a local or mounted file system."""
 
     kind: Literal["direct"] = "direct"
-    prefetch: int = pydantic.Field(2, ge=1)  # windows
+    threads: int = pydantic.Field(2, ge=1)
+    prefetch: int = pydantic.Field(3, ge=1)  # windows
 
     def rows(self, store: PatchStore, share: Share, wanted: Wanted) -> Iterator[Rows]:
         """The windows of a share, in order."""
         windows = share.plan.windows(share.lanes, share.start, share.stop)
-        return _read_ahead(store, windows, wanted, self.prefetch)
+        return _read_ahead(store, windows, wanted, self.threads, self.prefetch)
 
 
 class RayReader(Settings):
@@ -72,23 +75,25 @@ class RayReader(Settings):
         segment = TASKS_PER_EXECUTION * per_task
         for begin in range(share.start, share.stop, segment):
             end = min(begin + segment, share.stop)
-            tables = self._execute(recipe, begin, end, -(-(end - begin) // per_task), share.world)
+            tasks = [(first, min(first + per_task, end)) for first in range(begin, end, per_task)]
+            tables = self._execute(recipe, tasks, share.world)
             try:
                 yield from _reassemble(share.plan.windows(share.lanes, begin, end), tables)
             finally:
                 tables.close()
 
-    def _execute(self, recipe: "_Recipe", begin: int, end: int, tasks: int, world: int) -> Iterator[pa.Table]:
+    def _execute(self, recipe: "_Recipe", tasks: list[tuple[int, int]], world: int) -> Iterator[pa.Table]:
         import ray
         import ray.data
 
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        dataset = ray.data.range(end - begin, override_num_blocks=tasks).map_batches(
-            functools.partial(recipe.read, begin=begin),
-            batch_size=None,
-            batch_format="pyarrow",
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress of an execution that never ends
+        # Not ray.data.range().map_batches(): Ray does not fuse the two, and range's own tasks ask for a whole CPU each,
+        # which a cluster full of training workers never has.
+        dataset = ray.data.read_datasource(
+            _datasource(recipe, tasks),
             num_cpus=self.cpus,
-            concurrency=self.readers,
+            compute=ray.data.TaskPoolStrategy(size=self.readers),
+            override_num_blocks=len(tasks),
         )
         options = dataset.context.execution_options
         options.preserve_order = True
@@ -132,7 +137,7 @@ def open_batches(
     lanes = plan.lanes_of(rank, world)
     start = plan.first_window(lanes, start_step) if start_step < plan.steps else plan.count(lanes)
     rows = (reader or DirectReader()).rows(store, Share(plan, lanes, start, world), wanted)
-    return _steps(rows, plan, lanes, start_step, Assembler(store, wanted, plan.seed))
+    return _background(in_lockstep(rows, plan, lanes, start_step, Assembler(store, wanted, plan.seed)))
 
 
 def open_rows(
@@ -157,12 +162,12 @@ def open_rows(
     windows = every_row(
         store.blocks, split=split, folds=folds, exclude_folds=exclude_folds, slot=slot, rank=rank, world=world
     )
-    return _evaluation(store, windows, wanted, batch_size)
+    return _background(_evaluation(store, windows, wanted, batch_size))
 
 
 def _evaluation(store: PatchStore, windows: list[Window], wanted: Wanted, batch_size: int) -> Iterator[Batch]:
     assembler, waiting = Assembler(store, wanted, seed=0), deque()
-    loaded = _read_ahead(store, windows, wanted, prefetch=2)
+    loaded = _read_ahead(store, windows, wanted, threads=2, prefetch=3)
     try:
         for rows in loaded:
             waiting.extend((rows, int(row)) for row in rows.window.order)
@@ -174,8 +179,10 @@ def _evaluation(store: PatchStore, windows: list[Window], wanted: Wanted, batch_
         loaded.close()
 
 
-def _steps(loaded: Iterator[Rows], plan: Plan, lanes: range, start_step: int, assembler: Assembler) -> Iterator[Batch]:
-    """Lanes in lockstep: every step takes rows_per_lane rows of each."""
+def in_lockstep(
+    loaded: Iterator[Rows], plan: Plan, lanes: range, start_step: int, assembler: Assembler
+) -> Iterator[Batch]:
+    """The batches of steps start_step and on: every step takes rows_per_lane rows of each lane."""
     waiting: dict[int, deque] = {lane: deque() for lane in lanes}
     first_row = start_step * plan.rows_per_lane
     try:
@@ -189,12 +196,9 @@ def _steps(loaded: Iterator[Rows], plan: Plan, lanes: range, start_step: int, as
         loaded.close()
 
 
-# --- direct -----------------------------------------------------------------------------------------------------------
-
-
-def _read_ahead(store: PatchStore, windows: Iterable[Window], wanted: Wanted, prefetch: int) -> Iterator[Rows]:
-    """Windows read by a thread into a bounded queue. The thread's errors are raised here; closing stops it."""
-    ahead: queue.Queue[Any] = queue.Queue(prefetch)
+def _background(batches: Iterator[Batch]) -> Iterator[Batch]:
+    """Batches assembled by a thread, one ahead. Its errors are raised here; closing stops it."""
+    ahead: queue.Queue[Any] = queue.Queue(1)
     stop, end = threading.Event(), object()
 
     def put(item: Any) -> None:
@@ -204,17 +208,18 @@ def _read_ahead(store: PatchStore, windows: Iterable[Window], wanted: Wanted, pr
             except queue.Full:
                 continue
 
-    def read() -> None:
+    def assemble() -> None:
         try:
-            for window in windows:
-                if stop.is_set():
-                    return
-                put(Rows(window, read_window(store, window, wanted.columns, wanted.seasons)))
+            with contextlib.closing(batches):
+                for batch in batches:
+                    put(batch)
+                    if stop.is_set():
+                        return
             put(end)
         except BaseException as error:
             put(error)
 
-    thread = threading.Thread(target=read, name="cromss-reader", daemon=True)
+    thread = threading.Thread(target=assemble, name="cromss-assembler", daemon=True)
     thread.start()
     try:
         while (item := ahead.get()) is not end:
@@ -224,6 +229,30 @@ def _read_ahead(store: PatchStore, windows: Iterable[Window], wanted: Wanted, pr
     finally:
         stop.set()
         thread.join()
+
+
+# --- direct -----------------------------------------------------------------------------------------------------------
+
+
+def _read_ahead(
+    store: PatchStore, windows: Iterable[Window], wanted: Wanted, threads: int, prefetch: int
+) -> Iterator[Rows]:
+    """Windows read by threads, `prefetch` ahead, in order. Their errors are raised here; closing stops them."""
+
+    def read(window: Window) -> Rows:
+        return Rows(window, read_window(store, window, wanted.columns, wanted.seasons))
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="cromss-reader")
+    ahead: deque[Future[Rows]] = deque()
+    try:
+        for window in windows:
+            ahead.append(pool.submit(read, window))
+            if len(ahead) > prefetch:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 # --- Ray Data ---------------------------------------------------------------------------------------------------------
@@ -243,15 +272,26 @@ class _Recipe:
     def of(cls, store: PatchStore, share: Share, wanted: Wanted) -> "_Recipe":
         return cls(str(store.path), store.digest, json.dumps(share.plan.arguments), share.lanes, wanted)
 
-    def read(self, positions: pa.Table, begin: int) -> Iterator[pa.Table]:
-        """The windows at these positions of the stream, one table each, with the window's number in every row."""
-        if not len(positions):
-            return
+    def read(self, start: int, stop: int) -> Iterator[pa.Table]:
+        """Windows number start..stop-1, one table each."""
         store, plan = _opened(self.path, self.digest, self.plan)
-        numbers = [begin + position for position in positions["id"].to_pylist()]
-        assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-        for window in plan.windows(self.lanes, numbers[0], numbers[-1] + 1):
+        for window in plan.windows(self.lanes, start, stop):
             yield read_window(store, window, self.wanted.columns, self.wanted.seasons)
+
+
+def _datasource(recipe: _Recipe, tasks: list[tuple[int, int]]) -> Any:
+    from ray.data import Datasource, ReadTask
+    from ray.data.block import BlockMetadata
+
+    class Windows(Datasource):
+        def estimate_inmemory_data_size(self) -> None:
+            return None
+
+        def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
+            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
+            return [ReadTask(functools.partial(recipe.read, *task), unknown) for task in tasks]
+
+    return Windows()
 
 
 @functools.lru_cache(maxsize=2)

@@ -44,9 +44,12 @@ class FPN(Settings):
 
     kind: Literal["fpn"] = "fpn"
     head_depth: Literal[4, 5] = 5
+    channels: int = pydantic.Field(256, ge=8)  # of the pyramid; the segmentation blocks have half
 
     def build(self, architecture: str, channels: int, classes: int) -> Segmenter:
-        return _built("FPN", architecture, channels, classes, self.head_depth, upsampling=2 ** (self.head_depth - 3))
+        widths = {"decoder_pyramid_channels": self.channels, "decoder_segmentation_channels": self.channels // 2}
+        upsampling = 2 ** (self.head_depth - 3)
+        return _built("FPN", architecture, channels, classes, self.head_depth, upsampling=upsampling, **widths)
 
 
 class UPerNet(Settings):

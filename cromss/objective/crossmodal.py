@@ -113,10 +113,9 @@ class CrossModalObjective:
         """
         with torch.autocast(labels.device.type, enabled=False):
             logits = {modality: _without(full_precision(z), valid) for modality, z in logits.items()}
-            targets = as_targets(labels, _classes(logits)) if targets is None else targets
-            return self._parts(
-                logits, _without(labels, valid, IGNORE), alpha, gamma, _without(targets, valid), valid, clean
-            )
+            labels = _without(labels, valid, IGNORE)
+            targets = as_targets(labels, _classes(logits)) if targets is None else _without(targets, valid)
+            return self._parts(logits, labels, alpha, gamma, targets, valid, clean)
 
     def _parts(
         self,

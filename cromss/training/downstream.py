@@ -123,7 +123,7 @@ def _train(
         split=split, exclude_folds=(),
     )  # fmt: skip
     weights = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.Adam(weights, config.lr, fused=device.type == "cuda" or None)
+    optimizer = torch.optim.Adam(weights, config.lr, fused=True)
     scheduler = make_scheduler(optimizer, config.schedule)
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)  # dropout of the head

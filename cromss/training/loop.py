@@ -13,8 +13,7 @@ from cromss.config import RunConfig, Schedule
 from cromss.data.augment import augment, centre_crop
 from cromss.data.patch import Batch
 from cromss.networks.scaling import Scaling
-from cromss.objective.crossmodal import CrossModalObjective, ObjectiveConfig
-from cromss.objective.smoothing import NoSmoothing, smooth_labels
+from cromss.objective.crossmodal import CrossModalObjective
 from cromss.sensors import sensor
 from cromss.training.metrics import Confusion, scores
 
@@ -51,9 +50,11 @@ class Inputs:
     scaling: Scaling
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """modality -> float (B,C,H,W)."""
+        """modality -> float (B,C,H,W), channels last in memory."""
         return {
-            name: self.scaling(batch.images[name], sensor(name), bands, self.encoding)
+            name: self.scaling(batch.images[name], sensor(name), bands, self.encoding).contiguous(
+                memory_format=torch.channels_last
+            )
             for name, bands in self.bands.items()
         }
 
@@ -120,7 +121,7 @@ def fit(
         alpha = config.objective.alpha_at(epoch, config.ramp_epochs)
         gamma = config.objective.gamma_at(epoch, config.ramp_epochs)
         batch = augment(batch.to(device), config.data.augment)
-        targets = _targets(batch, config.objective, classes)
+        targets = config.objective.smoothing(batch.labels, batch.seasons, classes)
         with _autocast(device, config.optim.precision):
             logits = training.network(inputs(batch))
         outcome = objective(
@@ -128,8 +129,8 @@ def fit(
         )
         if not _finite_everywhere(outcome.loss):
             raise FloatingPointError(
-                f"step {training.step}: the loss is not finite ({float(outcome.loss)} on this worker); lower optim.lr={config.optim.lr:g} or look at "
-                f"the patches of this step: {', '.join(batch.ids[:4])}, ..."
+                f"step {training.step}: the loss is not finite ({float(outcome.loss.detach())} on this worker); lower "
+                f"optim.lr={config.optim.lr:g} or look at the patches of this step: {', '.join(batch.ids[:4])}, ..."
             )
         training.optimizer.zero_grad(set_to_none=True)
         outcome.loss.backward()
@@ -239,12 +240,6 @@ def device_precision(device: torch.device, precision: str) -> torch.dtype:
 def _autocast(device: torch.device, precision: str) -> torch.autocast:
     dtype = device_precision(device, precision)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
-
-
-def _targets(batch: Batch, objective: ObjectiveConfig, classes: int) -> torch.Tensor | None:
-    if isinstance(objective.smoothing, NoSmoothing):
-        return None
-    return smooth_labels(batch.labels, batch.seasons, classes, **objective.smoothing.model_dump(exclude={"kind"}))
 
 
 def _parts(outcome: Any) -> dict[str, torch.Tensor]:

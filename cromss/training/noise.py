@@ -62,6 +62,9 @@ class NoiseMeter:
                 entry[f"auroc_{kind}"] = auroc(values, right)
                 if kind == "F_enhanced":  # what the histogram in the report draws
                     edges = np.linspace(0, 1, 41)
-                    entry["histogram_right"] = np.histogram(values[right], edges)[0].tolist()
-                    entry["histogram_wrong"] = np.histogram(values[~right], edges)[0].tolist()
+                    drawn = {
+                        which: np.histogram(values[rows], edges)[0]
+                        for which, rows in (("right", right), ("wrong", ~right))
+                    }
+                    entry["histogram"] = {"edges": edges.tolist()} | {which: n.tolist() for which, n in drawn.items()}
         return result

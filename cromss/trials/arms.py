@@ -20,10 +20,14 @@ def _trained(fusion: dict[str, Any], selection: str) -> dict[str, Any]:
     return {"model": {"fusion": fusion}, "objective": {"selection": {"kind": selection}}}
 
 
+def _single(modality: str) -> dict[str, Any]:
+    return _trained({"kind": "single", "modality": modality}, "none") | {"transfer": {"modalities": [modality]}}
+
+
 ARMS: dict[str, Arm] = {
     "random": Arm("random", {"pretraining": {"kind": "random"}}),
-    "single-s1": Arm("single-modal", _trained({"kind": "single", "modality": "s1"}, "none") | {"transfer": {"modalities": ["s1"]}}),
-    "single-s2": Arm("single-modal", _trained({"kind": "single", "modality": "s2"}, "none") | {"transfer": {"modalities": ["s2"]}}),
+    "single-s1": Arm("single-modal", _single("s1")),
+    "single-s2": Arm("single-modal", _single("s2")),
     "midF": Arm("midF", _trained({"kind": "middle"}, "none")),
     "lateF": Arm("lateF", _trained({"kind": "late"}, "none")),
     "CromSS-midF": Arm("CromSS-midF", _trained({"kind": "middle"}, "cromss")),

@@ -8,7 +8,6 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ SOURCES = ("objective", "networks", "data", "training")  # what the result of a 
 ARTEFACTS = ("encoders", "panels.npz", "pretraining.json")
 
 
-@cache
 def sources_digest() -> str:
     """sha256 over the sources that a pretraining runs through."""
     root, digest = Path(cromss.__file__).parent, hashlib.sha256()
@@ -29,20 +27,19 @@ def sources_digest() -> str:
     return digest.hexdigest()
 
 
-def pretraining_key(config: RunConfig, store_digest: str, device: str) -> str:
-    """The address of a pretraining: configuration without inert keys, seed, data, sources, torch, kind of device."""
-    from importlib.metadata import version
+def pretraining_key(config: RunConfig, world: list[str]) -> str:
+    """The address of a pretraining: configuration without inert keys, with its seed, and `world`: what else the result
+    depends on (digest of the store, digest of the sources, torch version, kind of device)."""
+    return _hash([config.identity(), world])
 
-    return _hash([config.identity(), store_digest, sources_digest(), version("torch"), device])
 
-
-def trial_key(config: RunConfig, store_digest: str, downstream_digest: str, device: str) -> str:
+def trial_key(config: RunConfig, world: list[str], downstream_digest: str) -> str:
     """The address of a trial: its pretraining and how that is judged."""
     tree = config.model_dump(mode="json")
     judged = {key: tree[key] for key in ("transfer", "probe")}
     if config.pretraining.kind == "checkpoint":  # another file under the same name is another encoder
         judged["files"] = {m: _file_digest(Path(path)) for m, path in config.pretraining.paths.items()}
-    return _hash([pretraining_key(config, store_digest, device), judged, downstream_digest])
+    return _hash([pretraining_key(config, world), judged, downstream_digest])
 
 
 def _hash(parts: list[Any]) -> str:

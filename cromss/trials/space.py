@@ -1,11 +1,11 @@
 """Search spaces: Python files in `tune_spaces/`, one question each.
 
-    \"\"\"The question, the command, the cost; later the answer.\"\"\"
-    BASE = {...}        optional: what all its trials share
-    SEARCH = "optuna"   optional: a guided search instead of grid and random sampling
-    SAMPLES = 8         optional: samples of a space with random samplers
-    def space() -> dict: an overlay of the configuration, nested plain dicts with Tune samplers at the leaves;
-                         the key `arm` names a row of the paper's table
+\"\"\"The question, the command, the cost; later the answer.\"\"\"
+BASE = {...}        optional: what all its trials share
+SEARCH = "optuna"   optional: a guided search instead of grid and random sampling
+SAMPLES = 8         optional: samples of a space with random samplers
+def space() -> dict: an overlay of the configuration, nested plain dicts with Tune samplers at the leaves;
+                     the key `arm` names a row of the paper's table
 """
 
 import importlib

@@ -25,9 +25,8 @@ class Setting:
     downstream: str
     out: str
     budget: Budget
-    device: str
     command: str
-    data_digest: str
+    world: list[str]  # store, sources, torch, device: what a pretraining's address depends on beside its configuration
     downstream_digest: str
 
 
@@ -43,7 +42,7 @@ def record_of(sample: dict[str, Any], setting: Setting) -> dict[str, Any]:
     config = config_of(sample, setting.base)
     varied = {key: value for key, value in leaves(sample).items() if key not in (*RESERVED, "seed")}
     return {
-        "key": trial_key(config, setting.data_digest, setting.downstream_digest, setting.device),
+        "key": trial_key(config, setting.world, setting.downstream_digest),
         "arm": arm(sample["arm"]).label if "arm" in sample else _arm(config),
         "seed": config.seed,
         "status": "running",
@@ -106,7 +105,7 @@ def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> 
 
     from cromss.pretrain import pretrain
 
-    address = pretraining_key(config, setting.data_digest, setting.device)
+    address = pretraining_key(config, setting.world)
     with claimed(Path(setting.out), address, folder) as twin:
         if twin is not None:
             return bring(twin, folder)
@@ -133,11 +132,6 @@ def _reported(record: dict[str, Any]) -> dict[str, Any]:
     final, epochs = record.get("final") or {}, record["config"]["optim"]["epochs"]
     metric = record["config"]["sweep"]["metric"]
     return {"score": final.get(f"probe/{metric}/miou", 0.0), "epoch": epochs, "key": record["key"]}
-
-
-def expected_device(budget: Budget) -> str:
-    """Kind of device that a budget computes on; part of a pretraining's address."""
-    return "cuda" if budget.share.gpus else "cpu"
 
 
 def _scored(inner: Any, metric: str) -> Any:

@@ -1,8 +1,10 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import rasterio
+import rasterio.shutil
 import scipy.ndimage
 from trees import GRID, optical, write_tif
 
@@ -13,9 +15,13 @@ def _overwrite(content: bytes, start: int) -> bytes:
     return content[:start] + bytes(200) + content[start + 200 :]
 
 
-VRT = """<VRTDataset rasterXSize="8" rasterYSize="8"><VRTRasterBand dataType="UInt16" band="1"><SimpleSource>
-<SourceFilename>/vsicurl/http://127.0.0.1:9/x.tif</SourceFilename><SourceBand>1</SourceBand></SimpleSource>
-</VRTRasterBand></VRTDataset>"""
+def _as_vrt(path: Path) -> None:
+    """A mosaic description under a tif's name that any GDAL would follow to its (here harmless) source."""
+    shutil.copy(path, path.parent / "source.tif")
+    rasterio.shutil.copy(path.parent / "source.tif", path, driver="VRT")
+    with rasterio.open(path) as file:
+        assert file.driver == "VRT"
+        assert file.read().any()
 
 
 def test_pixels_names_and_georeference_are_read_as_written(tmp_path):
@@ -46,7 +52,7 @@ def test_labels_brought_to_another_size_invent_no_class(tmp_path):
     ("spoil", "message"),
     [
         (lambda path: path.unlink(), "a.tif: missing"),
-        (lambda path: path.write_text(VRT), "a.tif: not a readable GeoTIFF"),
+        (_as_vrt, "a.tif: not a readable GeoTIFF"),
         (lambda path: path.write_bytes(b""), "a.tif: not a readable GeoTIFF"),
         (lambda path: path.write_bytes(path.read_bytes()[:2000]), "a.tif: not a readable GeoTIFF"),
         (lambda path: path.write_bytes(_overwrite(path.read_bytes(), 300)), "a.tif: damaged or truncated"),

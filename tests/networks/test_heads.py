@@ -84,7 +84,7 @@ def test_a_size_that_the_stride_does_not_divide_names_the_nearest_valid_one():
 @pytest.mark.parametrize("cls", HEADS)
 @pytest.mark.parametrize("batchnorm", ["adapt", "fixed"])
 def test_a_frozen_encoder_keeps_its_weights_through_training(cls, batchnorm):
-    network = cls().build("resnet18", channels=4, classes=8)
+    network = cls().build("tu-test_resnet", channels=4, classes=8)
     freeze(network.encoder, batchnorm)
     network.train()
     encoder = {name: p.clone() for name, p in network.encoder.named_parameters()}

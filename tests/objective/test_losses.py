@@ -118,6 +118,15 @@ def test_kl_and_cross_entropy_pull_alike(batch):
     torch.testing.assert_close(*gradients)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_logits_are_summed_in_float32(batch, dtype):
+    logits, labels, _ = batch()
+    half, other, weights = logits["s1"].to(dtype), logits["s2"].to(dtype), weights_like(labels).float()
+    for loss in (weighted_cross_entropy, weighted_dice):
+        assert torch.equal(loss(half, labels, weights), loss(half.float(), labels, weights))
+    assert torch.equal(consistency(half, other, weights), consistency(half.float(), other.float(), weights))
+
+
 def test_no_weight_at_all_is_no_loss_and_no_gradient(batch):
     logits, labels, _ = batch()
     z, nothing = logits["s1"].requires_grad_(), torch.zeros(labels.shape)

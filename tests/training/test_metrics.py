@@ -1,0 +1,59 @@
+"""Scores from one confusion matrix."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cromss.landcover import IGNORE
+from cromss.training.metrics import Confusion, auroc, scores
+
+
+def test_a_hand_worked_matrix():
+    # rows true: 4 water (3 right, 1 taken for trees), 2 trees (1, 1), no third class anywhere
+    found = scores(np.array([[3, 1, 0], [1, 1, 0], [0, 0, 0]]))
+    assert found.oa == pytest.approx(4 / 6)
+    assert found.aa == pytest.approx((3 / 4 + 1 / 2) / 2)
+    assert found.iou[:2] == (pytest.approx(3 / 5), pytest.approx(1 / 3))
+    assert np.isnan(found.iou[2])
+    assert found.miou == pytest.approx((3 / 5 + 1 / 3) / 2)
+
+
+def test_a_class_predicted_but_never_true_counts_as_zero_iou_and_has_no_recall():
+    found = scores(np.array([[3, 1], [0, 0]]))
+    assert found.iou == (0.75, 0.0)
+    assert found.aa == 0.75
+
+
+def test_confusion_leaves_ignored_pixels_out_and_adds_up_over_batches():
+    logits = torch.zeros(1, 3, 2, 2)
+    logits[0, 1] = 1  # predicts class 1 everywhere
+    labels = torch.tensor([[[0, 1], [2, IGNORE]]], dtype=torch.uint8)
+    confusion = Confusion(3)
+    confusion.update(logits, labels)
+    confusion.update(logits, labels)
+    assert confusion.counts.tolist() == [[0, 2, 0], [0, 2, 0], [0, 2, 0]]
+
+
+def test_golden_metrics_of_the_authors_code(shared):
+    golden = np.load(shared / "golden" / "m01_metrics_8cls_class7_absent.npz")
+    confusion = Confusion(8)
+    confusion.update(torch.from_numpy(golden["logits"]), torch.from_numpy(golden["labels"]))
+    found = scores(confusion.counts)
+    assert found.oa == pytest.approx(float(golden["code_oa"]), rel=1e-5)
+    tp, fp, fn = (golden[f"code_{name}"][0] for name in ("tp", "fp", "fn"))
+    present = (tp + fp + fn) > 0
+    assert np.array(found.iou)[present] == pytest.approx((tp / np.maximum(tp + fp + fn, 1))[present], rel=1e-5)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=40))
+def test_auroc_is_the_share_of_pairs_in_order(pairs):
+    score, positive = np.array([s for s, _ in pairs], float), np.array([p for _, p in pairs])
+    right, wrong = score[positive], score[~positive]
+    found = auroc(score, positive)
+    if not right.size or not wrong.size:
+        assert np.isnan(found)
+    else:
+        ahead = (right[:, None] > wrong).sum() + 0.5 * (right[:, None] == wrong).sum()
+        assert found == pytest.approx(ahead / (right.size * wrong.size))
