@@ -13,11 +13,13 @@ from typing import Any
 
 from cromss.cli import verb
 from cromss.config import PRESETS, add_arguments, layers_from, overlay, resolve, shown
+from cromss.data.synthetic import SyntheticEarth
 from cromss.ray_session import connect, writable
 from cromss.sweep import sweep, tell
 from cromss.trials.space import Space, grid
 
 ARMS = ("random", "single-s1", "single-s2", "midF", "oracle-midF", "CromSS-midF", "CromSS-lateF")
+EARTH = SyntheticEarth(places=272, train=64, test=128)
 SPACE = Space(
     name="demo",
     question="Does cross-modal sample selection give better encoders than the same networks without it?",
@@ -46,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     from cromss.trials.worlds import synthetic_stores
 
     print("synthetic Earth: pretraining locations with noisy labels, and a downstream region elsewhere ...", flush=True)
-    data, downstream = synthetic_stores(out / "synthetic")
+    data, downstream = synthetic_stores(out / "synthetic", EARTH)
     connect()
     outcome = sweep(SPACE, layers, data, downstream, out, resume=(out / "sweep.json").exists())
     print(detection(outcome["trials"]))

@@ -19,6 +19,7 @@ QUIET = {
     "RAY_TRAIN_METRICS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; the same command with --resume goes on
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a configuration keep their meaning in the workers
     "RAY_worker_maximum_startup_concurrency": "8",  # fractional CPUs start more processes than cores; no warning for that
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
@@ -39,9 +40,8 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
 
     if ray.is_initialized():
         return
-    hook = {"worker_process_setup_hook": "cromss.torchvision_cpu.make_importable"}
     if address != "local":
-        ray.init(address=address, runtime_env={**hook, "env_vars": dict(QUIET)}, log_to_driver=False)
+        ray.init(address=address, runtime_env={"env_vars": dict(QUIET)}, log_to_driver=False)
         return
     ray.init(
         address="local",  # without it Ray would try to join whatever else runs on this machine
@@ -49,7 +49,6 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
         num_gpus=num_gpus,
         include_dashboard=True,  # without it every stopped trial keeps its placement group for ever
         dashboard_host="127.0.0.1",
-        runtime_env=hook,
         log_to_driver=False,
         logging_level="warning",
     )

@@ -95,7 +95,9 @@ def validate(cls: type[Kind], *layers: Mapping[str, Any]) -> Kind:
 
     Raises ValueError with one line per mistake: the key, the value, what is valid, what was probably meant.
     """
-    data = overlay(_defaults(cls), *layers)  # from the defaults on, so that `head.head_depth=5` finds its default `kind`
+    data = overlay(
+        _defaults(cls), *layers
+    )  # from the defaults on, so that `head.head_depth=5` finds its default `kind`
     try:
         return cls.model_validate(data)
     except pydantic.ValidationError as errors:

@@ -219,10 +219,9 @@ def _settle(results: Any, setting: Setting) -> None:
         path = Path(setting.out) / "trials" / record["key"] / "trial.json"
         known = read_json(path) or record
         if known["status"] == "running":
-            reason = (
-                " ".join(str(result.error).split())[-500:] if result.error else "stopped early: its probe was behind"
-            )
-            write_json(path, known | {"status": "failed" if result.error else "stopped", "reason": reason})
+            why = str(result.error) if result.error else "stopped early: its probe was behind"
+            status = "failed" if result.error else "stopped"
+            write_json(path, known | {"status": status, "reason": " ".join(why.split())[-500:]})
 
 
 # --- before and after ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,15 @@
 import os
 from pathlib import Path
 
+import hypothesis
+import jaxtyping
+import pytest
+
+# Annotations of the objective are enforced, shapes included: before anything imports it.
+jaxtyping.install_import_hook("cromss.objective", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+hypothesis.settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("shared machine")
+
 from cromss.ray_session import QUIET
 from cromss.torchvision_cpu import make_importable
 
@@ -12,8 +21,6 @@ os.environ["RAY_AUTH_MODE"] = "disabled"
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 make_importable()
-
-import pytest
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 
@@ -48,7 +55,6 @@ def ray_session():
         object_store_memory=300_000_000,
         include_dashboard=True,
         dashboard_host="127.0.0.1",
-        runtime_env={"worker_process_setup_hook": "cromss.torchvision_cpu.make_importable"},
         logging_level="warning",
         log_to_driver=False,
     )

@@ -44,7 +44,7 @@ class FPN(Settings):
 
     kind: Literal["fpn"] = "fpn"
     head_depth: Literal[4, 5] = 5
-    channels: int = pydantic.Field(256, ge=8)  # of the pyramid; the segmentation blocks have half
+    channels: int = pydantic.Field(256, ge=64, multiple_of=64)  # of the pyramid; the segmentation blocks have half
 
     def build(self, architecture: str, channels: int, classes: int) -> Segmenter:
         widths = {"decoder_pyramid_channels": self.channels, "decoder_segmentation_channels": self.channels // 2}
