@@ -84,8 +84,10 @@ def _planned(space: Space, setting: Setting, samples: int, first: RunConfig) -> 
 
 def _validated(sample: dict[str, Any], setting: Setting) -> RunConfig:
     from cromss.pretrain import check
+    from cromss.transfer import check_downstream
 
     config = config_of(sample, setting.base)
+    check_downstream(config, PatchStore.open(setting.downstream))
     if config.pretraining.kind == "pretrain":
         check(config, Path(setting.data))
     return config

@@ -74,6 +74,19 @@ def _brought(config: RunConfig, modality: str, target: Path) -> Path:
     return target
 
 
+def check_downstream(config: RunConfig, store: PatchStore) -> None:
+    """Hold the judgement against the store before anything is started. Raises ValueError."""
+    for split in ("train", "test"):
+        if split not in store.splits:
+            raise ValueError(
+                f"{store.path}: has no split {split!r}, only {', '.join(store.splits)}; a downstream store needs train and "
+                f"test: ingest a layout that brings them, or cut one with --split halves"
+            )
+    for modality in config.judged_modalities:
+        if modality not in store.bands:
+            raise ValueError(f"transfer.modalities: {modality!r} is not in {store.path}, which holds {', '.join(store.bands)}")
+
+
 def judge_all(
     config: RunConfig, folder: Path, downstream: Path, *, key: str, cpus: float, gpus: float, together: int
 ) -> Iterator[dict[str, Any]]:
@@ -149,7 +162,7 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.encoder and args.downstream and args.out):
         raise ValueError("--encoder CKPT|random, --downstream STORE and --out DIR are needed")
     out = writable(args.out)
-    PatchStore.open(args.downstream)
+    check_downstream(config, PatchStore.open(args.downstream))
     encoders_of(config, out)
     connect()
     import ray

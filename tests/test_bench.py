@@ -1,6 +1,7 @@
 import pytest
 
-from cromss.bench import bare_batches, bytes_per_epoch, main, timed, write_random_store
+from cromss.bench import main
+from cromss.benchmarks.stream import bare_batches, bytes_per_epoch, timed, write_random_store
 from cromss.data.plan import Plan
 from cromss.data.stream import open_batches
 

@@ -112,7 +112,8 @@ class CrossModalObjective:
         clean    (B, H, W) true labels, for `selection.kind=oracle`
         """
         with torch.autocast(labels.device.type, enabled=False):
-            logits = {modality: _without(full_precision(z), valid) for modality, z in logits.items()}
+            # Networks deliver channels last, which every softmax over the classes would copy: once here instead.
+            logits = {modality: _without(full_precision(z).contiguous(), valid) for modality, z in logits.items()}
             labels = _without(labels, valid, IGNORE)
             targets = as_targets(labels, _classes(logits)) if targets is None else _without(targets, valid)
             return self._parts(logits, labels, alpha, gamma, targets, valid, clean)

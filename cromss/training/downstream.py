@@ -114,7 +114,7 @@ def _train(
     network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str, seed: int,
     device: torch.device, journal: Callable[[int, dict[str, float], float], None],
 ) -> None:  # fmt: skip
-    patches = _places(store, split)
+    patches = store.manifest.places[split]
     batch_size = min(config.batch_size, patches)
     if batch_size < 2:
         raise ValueError(f"{store.path}: split {split!r} has {patches} patches; a transfer needs two at least")
@@ -157,7 +157,7 @@ def _score(
     network.eval()
     confusion = Confusion(len(store.scheme), device)
     kept: dict[str, list[np.ndarray]] = {}
-    every = max(1, _places(store, split) // max(config.panels, 1))
+    every = max(1, store.manifest.places[split] // max(config.panels, 1))
     seen = 0
     for batch in open_rows(store, split=split, batch_size=config.batch_size):
         whole = centre_crop(batch, config.augment.crop)
@@ -174,15 +174,6 @@ def _score(
             for key, values in shown.items():
                 kept.setdefault(key, []).extend(values[row] for row in rows)
     return confusion.counts, {key: np.stack(values)[: config.panels] for key, values in kept.items()}
-
-
-def _places(store: PatchStore, split: str) -> int:
-    if split not in store.manifest.places:
-        raise ValueError(
-            f"{store.path}: has no split {split!r}, only {', '.join(store.splits)}; a downstream store needs train and test: "
-            f"ingest a layout that brings them, or cut one with --split halves"
-        )
-    return store.manifest.places[split]
 
 
 def _labels(batch: Batch) -> torch.Tensor:

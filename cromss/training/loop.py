@@ -122,7 +122,7 @@ def fit(
         gamma = config.objective.gamma_at(epoch, config.ramp_epochs)
         batch = augment(batch.to(device), config.data.augment)
         targets = config.objective.smoothing(batch.labels, batch.seasons, classes)
-        with _autocast(device, config.optim.precision):
+        with autocast(device, config.optim.precision):
             logits = training.network(inputs(batch))
         outcome = objective(
             logits, batch.labels, alpha=alpha, gamma=gamma, targets=targets, valid=batch.valid, clean=batch.clean
@@ -182,7 +182,7 @@ def evaluate(
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for batch in batches:
         batch = centre_crop(batch.to(device), config.data.augment.crop)
-        with _autocast(device, config.optim.precision):
+        with autocast(device, config.optim.precision):
             logits = module(inputs(batch))
         outcome = objective(logits, batch.labels, alpha=1.0, gamma=0.0, valid=batch.valid)
         total += torch.tensor([float(outcome.loss) * len(batch), len(batch)], dtype=torch.float64, device=device)
@@ -237,7 +237,8 @@ def device_precision(device: torch.device, precision: str) -> torch.dtype:
     return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and capable) else torch.float32
 
 
-def _autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context of the network's forward pass."""
     dtype = device_precision(device, precision)
     return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
 

@@ -114,7 +114,7 @@ def run(
     device = torch.device(device)
     inputs, classes = inputs_for(config, store), len(store.scheme)
     plan, held = make_plan(config, store)
-    training = _start(config, build(config, inputs, classes).to(device), world)
+    training = start(config, build(config, inputs, classes).to(device), world)
     past = _resume(training, config, store, out, say if rank == 0 else lambda line: None)
     if training.step >= plan.steps and (out / "pretraining.json").exists():
         return json.loads((out / "pretraining.json").read_text())
@@ -165,7 +165,8 @@ def run(
     return result
 
 
-def _start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
+def start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
+    """The network, its optimizer and its schedule at step 0."""
     network = network.to(memory_format=torch.channels_last)  # convolutions run 15 to 35 % faster, on CPU too
     if config.scaling.compile:
         torch._dynamo.config.suppress_errors = True  # where no compiler is found the eager network runs, with a warning

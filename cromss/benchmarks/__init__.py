@@ -1,0 +1,1 @@
+"""What `cromss bench` measures: the stream of patches and the training step."""
