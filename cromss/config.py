@@ -76,9 +76,13 @@ class OptimConfig(Settings):
 
 
 class ScalingConfig(Settings):
-    """Who computes. None = what is there: every GPU, else two CPU workers. Results do not depend on it."""
+    """Who computes. None = what is there: every GPU, else two CPU workers.
 
-    num_workers: int | None = Field(None, ge=1)
+    `num_workers` = 0 starts no Ray Train workers: a pretraining and its judgement run in the trial's own process, which
+    spares many short trials most of their start.
+    """
+
+    num_workers: int | None = Field(None, ge=0)
     use_gpu: bool | None = None
     cpus_per_worker: float | None = Field(None, gt=0)
     threads: int | None = Field(None, ge=1)  # torch threads of a CPU worker
@@ -268,13 +272,14 @@ PRESETS: dict[str, dict[str, Any]] = {
             "fusion": {"decoder_norm": "per_modality"},  # 500 steps are too few for blended statistics to be of use
         },
         "objective": {"consistency": {"weight": 0.1}},  # at 1 the weak Sentinel-1 holds Sentinel-2 back in so short a run
-        "optim": {"lr": 2e-3, "batch_size": 4, "epochs": 8, "schedule": {"kind": "constant"}},
+        "optim": {"lr": 2e-3, "batch_size": 4, "epochs": 10, "schedule": {"kind": "constant"}},
         "transfer": {
             "modes": ["frozen"], "repeats": 1, "epochs": 12, "lr": 4e-3, "batch_size": 16, "augment": {"crop": None},
             "head": {"kind": "fpn", "head_depth": 4, "channels": 64},  # 64 pixels are 8 at PSPNet's stride
         },
-        "probe": {"every": 4, "steps": 60, "patches": 64},
-        "scaling": {"num_workers": 1, "use_gpu": False, "threads": 1, "cpus_per_worker": 0.9, "checkpoint_epochs": 2},
+        "probe": {"every": 5, "steps": 60, "patches": 64},
+        "sweep": {"seeds": 2},
+        "scaling": {"num_workers": 0, "use_gpu": False, "threads": 1, "checkpoint_epochs": 2},
     },
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from cromss.sweep import sweep, tell
 from cromss.trials.space import Space, grid
 
 ARMS = ("random", "single-s1", "single-s2", "midF", "oracle-midF", "CromSS-midF", "CromSS-lateF")
-EARTH = SyntheticEarth(places=272, train=64, test=128)
+EARTH = SyntheticEarth(places=320, train=64, test=128)
 SPACE = Space(
     name="demo",
     question="Does cross-modal sample selection give better encoders than the same networks without it?",

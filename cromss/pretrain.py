@@ -5,7 +5,7 @@ The same command again goes on from the newest valid checkpoint, with any number
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +15,81 @@ from cromss.data.plan import check_world
 from cromss.data.store import PatchStore
 from cromss.ray_session import Share, connect, following, share_of, unique_name, writable
 
+# (metrics of an epoch, where to send what Tune shall see of them)
+Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
+
 
 def pretrain(
     config: RunConfig, data: Path, out: Path, share: Share, *, key: str, downstream: Path | None = None,
-    callbacks: Sequence[Any] = (), show: bool = True,
+    report: Report | None = None, show: bool = True,
 ) -> dict[str, Any]:  # fmt: skip
-    """Fit a TorchTrainer; the content of `out/pretraining.json`.
+    """Fit a TorchTrainer (or, with a share of no workers, run here); the content of `out/pretraining.json`.
 
+    report   called in this process with the metrics of every epoch that has a probe; inside a Tune trial only
     Raises ValueError for mistakes in configuration or data (found before a worker starts), FloatingPointError for a loss
     that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`.
     """
     check(config, data)
+    out.mkdir(parents=True, exist_ok=True)
+    job = {
+        "config": _with_share(config, share).model_dump(mode="json"),
+        "data": str(data.absolute()),
+        "out": str(out.absolute()),
+        "downstream": str(downstream.absolute()) if downstream else None,
+        "key": key,
+        "threads": share.threads,
+    }
+    with following(out / "progress.log", show):
+        outcome = _fitted(job, config, out, share, report) if share.workers else _run_here(job, report)
+    if error := outcome.get("error"):
+        raise FloatingPointError(error) if outcome["kind"] == "FloatingPointError" else ValueError(error)
+    return outcome
+
+
+def _with_share(config: RunConfig, share: Share) -> RunConfig:
+    if config.data.reader.kind != "ray":
+        return config
+    reader = config.data.reader.model_copy(update={"cpus": share.reader_cpus})
+    return config.model_copy(update={"data": config.data.model_copy(update={"reader": reader})})
+
+
+def _fitted(job: dict[str, Any], config: RunConfig, out: Path, share: Share, report: Report | None) -> dict[str, Any]:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as TrainRun
     from ray.train.torch import TorchTrainer
 
-    out.mkdir(parents=True, exist_ok=True)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={
-            "config": config.model_dump(mode="json"),
-            "data": str(data.absolute()),
-            "out": str(out.absolute()),
-            "downstream": str(downstream.absolute()) if downstream else None,
-            "key": key,
-            "threads": share.threads,
-            "reader_cpus": share.reader_cpus,
-        },
+        train_loop_config=job,
         scaling_config=ScalingConfig(
             num_workers=share.workers,
             use_gpu=share.gpus > 0,
             resources_per_worker={"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})},
         ),
         run_config=TrainRun(
-            name=unique_name(key),
+            name=unique_name(job["key"]),
             storage_path=str((out / "ray").absolute()),
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
-            callbacks=list(callbacks),
+            callbacks=[_forwarded(report)] if report else [],
         ),
     )
-    with following(out / "progress.log", show):
-        outcome = trainer.fit().return_value
-    if error := outcome.get("error"):
-        raise FloatingPointError(error) if outcome["kind"] == "FloatingPointError" else ValueError(error)
-    return outcome
+    return trainer.fit().return_value
+
+
+def _forwarded(report: Report) -> Any:
+    """Rank 0's reports, brought from Ray Train's controller to the Tune trial that waits for it."""
+    from ray.train import UserCallback
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    tune = TuneReportCallback()
+
+    class Forwarded(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            seen: list[dict[str, Any]] = []
+            report(metrics[0], seen.append)
+            tune.after_report(run_context=run_context, metrics=seen, checkpoint=checkpoint)
+
+    return Forwarded()
 
 
 def check(config: RunConfig, data: Path) -> PatchStore:
@@ -72,21 +103,37 @@ def check(config: RunConfig, data: Path) -> PatchStore:
     return store
 
 
-def _worker(args: dict[str, Any]) -> dict[str, Any]:
-    """What every Ray Train worker runs. A mistake or a loss that is not finite is an answer, not a crash to retry."""
+def _worker(job: dict[str, Any]) -> dict[str, Any]:
+    """What every Ray Train worker runs."""
     import ray.train
-    import torch
     from ray.train.torch import get_device
+
+    return _run(job, ray.train.get_context().get_world_rank(), get_device(), ray.train.report)
+
+
+def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
+    import torch
+
+    def reported(metrics: dict[str, float]) -> None:
+        if report:
+            import ray.tune
+
+            report(metrics, ray.tune.report)
+
+    return _run(job, 0, "cuda" if torch.cuda.is_available() else "cpu", reported)
+
+
+def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:
+    """A mistake, or a loss that is not finite, is an answer, not a crash to retry."""
+    import torch
 
     from cromss.data.store import PatchStore
     from cromss.journal import Journal
     from cromss.training import pretraining
 
-    if args["threads"]:
-        torch.set_num_threads(args["threads"])
-    out, rank = Path(args["out"]), ray.train.get_context().get_world_rank()
-    config = resolve(args["config"])
-    journal = Journal(out / "journal", args["key"]) if rank == 0 else None
+    torch.set_num_threads(job["threads"])
+    out = Path(job["out"])
+    journal = Journal(out / "journal", job["key"]) if rank == 0 else None
 
     def say(line: str) -> None:
         with (out / "progress.log").open("a") as file:
@@ -94,13 +141,13 @@ def _worker(args: dict[str, Any]) -> dict[str, Any]:
 
     try:
         return pretraining.run(
-            config,
-            PatchStore.open(args["data"]),
+            resolve(job["config"]),
+            PatchStore.open(job["data"]),
             out,
-            downstream=PatchStore.open(args["downstream"]) if args["downstream"] else None,
-            device=get_device(),
+            downstream=PatchStore.open(job["downstream"]) if job["downstream"] else None,
+            device=device,
             journal=journal.log if journal else lambda step, metrics, epoch: None,
-            report=ray.train.report,
+            report=report,
             say=say,
         )
     except (ValueError, FloatingPointError) as error:

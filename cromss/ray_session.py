@@ -56,7 +56,10 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
 
 @dataclass(frozen=True)
 class Share:
-    """What one pretraining takes: `workers`, each with `cpus` and `gpus`, and a reader of `reader_cpus` per worker."""
+    """What one pretraining takes: `workers`, each with `cpus` and `gpus`, and a reader of `reader_cpus` per worker.
+
+    `workers` = 0: it runs in the calling process, which then holds `cpus` and `gpus` itself.
+    """
 
     workers: int
     cpus: float
@@ -66,7 +69,7 @@ class Share:
 
     @property
     def all_cpus(self) -> float:
-        return self.workers * (self.cpus + self.reader_cpus)
+        return max(self.workers, 1) * (self.cpus + self.reader_cpus)
 
 
 def share_of(config: RunConfig, cpus: float, gpus: float) -> Share:
@@ -79,19 +82,21 @@ def share_of(config: RunConfig, cpus: float, gpus: float) -> Share:
     use_gpu = gpus > 0 if scaling.use_gpu is None else scaling.use_gpu
     if use_gpu and gpus < 1:
         raise ValueError("scaling.use_gpu=true: this cluster has no GPU; leave it out, or set it to false")
-    workers = scaling.num_workers or (int(gpus) if use_gpu else min(2, max(1, int(cpus))))
+    workers = scaling.num_workers
+    if workers is None:
+        workers = int(gpus) if use_gpu else min(2, max(1, int(cpus)))
     if use_gpu and workers > gpus:
         raise ValueError(f"scaling.num_workers={workers}: the cluster has {gpus:g} GPUs; ask for at most {gpus:g}")
-    small = cpus <= 4
-    wanted = scaling.cpus_per_worker or (0.5 if small else 1.0)
+    small, processes = cpus <= 4, max(workers, 1)
+    wanted = scaling.cpus_per_worker or (0.5 if small and workers else 1.0)
     reader = 0.0 if config.data.reader.kind == "direct" else (0.25 if small else 1.0)  # direct: a thread of the worker
-    if workers * (wanted + reader) > cpus:
+    if processes * (wanted + reader) > cpus + 1e-9:
         most = int(cpus // (wanted + reader))
         raise ValueError(
-            f"scaling.num_workers={workers}: {workers} workers with {wanted:g} CPU and a reader of {reader:g} CPU each need "
-            f"{workers * (wanted + reader):g} CPUs; the cluster has {cpus:g}, enough for {most}"
+            f"scaling.num_workers={workers}: {processes} workers with {wanted:g} CPU and a reader of {reader:g} CPU each "
+            f"need {processes * (wanted + reader):g} CPUs; the cluster has {cpus:g}, enough for {most}"
         )
-    threads = scaling.threads or max(1, int(cpus // workers) if not use_gpu else 1)
+    threads = scaling.threads or (1 if use_gpu else max(1, int(cpus // processes)))
     return Share(workers, wanted, int(use_gpu), reader, threads)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 from cromss.cli import command_line, verb
 from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.data.footprints import footprints, shared_ground
 from cromss.data.store import PatchStore
 from cromss.journal import read_json, read_trials, write_json
 from cromss.ray_session import connect, writable
@@ -53,13 +54,15 @@ def sweep(
     _seen_by_all_nodes(out)
     samples = samples or space.samples
     planned = [] if space.search else _planned(space, setting, samples, first)
-    write_json(out / "sweep.json", _story(space, setting, first, samples))
+    overlap = _overlap(*stores, first.transfer.protocol.kind)
+    write_json(out / "sweep.json", _story(space, setting, first, samples) | {"overlap": overlap})
     count = len(planned) or samples + CONFIRMED * (first.sweep.seeds - 1)
-    print(
-        f"{space.question}\n{count} trials, {plan.concurrent} at a time, {plan.share.workers} "
-        f"{'GPU' if plan.share.gpus else 'CPU'} worker(s) each; results in {out}",
-        flush=True,
+    who = (
+        f"{plan.share.workers} {'GPU' if plan.share.gpus else 'CPU'} worker(s) each"
+        if plan.share.workers
+        else "a process each"
     )
+    print(f"{space.question}\n{count} trials, {plan.concurrent} at a time, {who}; results in {out}", flush=True)
     with _Progress(out, count):
         if space.search:
             _search(space, setting, first, samples)
@@ -120,10 +123,11 @@ def _run(planned: Sequence[dict[str, Any]], setting: Setting, first: RunConfig) 
             reduction_factor=first.sweep.stopping.reduction,
         )
     tuner = tune.Tuner(
-        tune.with_resources(_trainable(setting), {"CPU": 0.1}),
+        tune.with_resources(_trainable(setting), setting.budget.trial),
         param_space={"sample": tune.grid_search(list(planned))},
         tune_config=tune.TuneConfig(
-            metric="score", mode="max", max_concurrent_trials=setting.budget.concurrent, scheduler=scheduler,
+            metric="score", mode="max", max_concurrent_trials=setting.budget.concurrent,
+            reuse_actors=not setting.budget.share.workers, scheduler=scheduler,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),
         run_config=tune.RunConfig(
@@ -163,10 +167,11 @@ def _search(space: Space, setting: Setting, first: RunConfig, samples: int) -> N
             **(told if known else {}),
         )
         tuner = tune.Tuner(
-            tune.with_resources(_trainable(setting, seed=first.seed), {"CPU": 0.1}),
+            tune.with_resources(_trainable(setting, seed=first.seed), setting.budget.trial),
             tune_config=tune.TuneConfig(
                 metric="score", mode="max", search_alg=search, num_samples=samples - len(known),
-                max_concurrent_trials=setting.budget.concurrent, trial_dirname_creator=lambda trial: trial.trial_id,
+                max_concurrent_trials=setting.budget.concurrent,
+            reuse_actors=not setting.budget.share.workers, trial_dirname_creator=lambda trial: trial.trial_id,
             ),
             run_config=tune.RunConfig(
                 name=unique_name("search"), storage_path=str(Path(setting.out) / "ray"), verbose=0,
@@ -256,6 +261,13 @@ def _seen_by_all_nodes(out: Path) -> None:
     marker.unlink()
     if not all(seen):
         raise ValueError(f"--out {out}: {seen.count(False)} of {len(nodes)} nodes cannot see it; name a shared folder")
+
+
+def _overlap(data: PatchStore, downstream: PatchStore, protocol: str) -> dict[str, Any]:
+    """How many test tiles share ground with a tile of the pretraining store, and one such pair."""
+    judged = footprints(downstream, ("test",) if protocol == "holdout" else ("train", "test"))
+    shared = shared_ground(judged, footprints(data, ("train",)))
+    return {"tiles": len(judged), "shared": len(shared), "example": shared[0] if shared else []}
 
 
 def _story(space: Space, setting: Setting, first: RunConfig, samples: int) -> dict[str, Any]:

@@ -84,7 +84,9 @@ def check_downstream(config: RunConfig, store: PatchStore) -> None:
             )
     for modality in config.judged_modalities:
         if modality not in store.bands:
-            raise ValueError(f"transfer.modalities: {modality!r} is not in {store.path}, which holds {', '.join(store.bands)}")
+            raise ValueError(
+                f"transfer.modalities: {modality!r} is not in {store.path}, which holds {', '.join(store.bands)}"
+            )
 
 
 def judge_all(
@@ -107,6 +109,12 @@ def judge_all(
             flying.append(task.remote(*waiting.pop(0)))
         done, flying = ray.wait(flying, num_returns=1)
         yield ray.get(done[0])
+
+
+def judge_here(config: RunConfig, folder: Path, downstream: Path, *, key: str) -> list[dict[str, Any]]:
+    """Every downstream run of a trial, one after the other in this process."""
+    encoders, tree = encoders_of(config, folder), config.model_dump(mode="json")
+    return [_judge(tree, str(folder), str(downstream), run, encoders[run.modality], key) for run in runs_of(config)]
 
 
 def _judge(
@@ -180,7 +188,8 @@ def main(argv: list[str] | None = None) -> int:
         trial["downstream"].append(result)
         print(
             f"[{len(trial['downstream'])}/{total}] {result['modality']} {result['mode']} repeat {result['repeat']}: mIoU "
-            f"{100 * result['miou']:.2f}  OA {100 * result['oa']:.2f}  AA {100 * result['aa']:.2f}  ({result['seconds']:.0f} s)"
+            f"{100 * result['miou']:.2f}  OA {100 * result['oa']:.2f}  AA {100 * result['aa']:.2f}"
+            f"  ({result['seconds']:.0f} s)"
         )
     write_json(out / "trial.json", trial | {"status": "done"})
     Sink(out).sync(final=True)

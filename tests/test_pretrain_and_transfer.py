@@ -6,8 +6,8 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-
 from conftest import TINY
+
 from cromss.journal import read_journal
 from cromss.pretrain import main as pretrain
 from cromss.settings import overlay

@@ -56,6 +56,8 @@ def run(options: argparse.Namespace) -> int:
     for name in ("size", "batch", "threads", "steps"):
         if (number := getattr(options, name)) is not None and number < 1:
             raise ValueError(f"--{name}={number}: must be 1 or more")
+    if options.json and not options.json.parent.is_dir():
+        raise ValueError(f"--json={options.json}: there is no folder {options.json.parent}; create it first")
     device = _device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -71,6 +73,7 @@ def run(options: argparse.Namespace) -> int:
 class Report:
     """What a step takes. Seconds and shares are medians over the steps, so the parts need not add up exactly."""
 
+    fusion: str
     encoder: str
     channels: dict[str, int]  # per modality
     classes: int
@@ -113,6 +116,7 @@ def measure(config: RunConfig, pairs: int, steps: int, device: torch.device) -> 
     objective = [parts[OBJECTIVE] + parts[OBJECTIVE_BACK] for parts in timed]
     channels = {name: len(names) for name, names in bands.items()}
     return Report(
+        fusion=config.model.fusion.kind,
         encoder=config.model.encoder,
         channels=channels,
         classes=classes,
@@ -214,7 +218,8 @@ class PeakMemory:
         self.device = device
         self.bytes = 0
         on_gpu = device.type == "cuda"
-        self.means = "torch.cuda.max_memory_allocated" if on_gpu else "resident memory, sampled every 5 ms by a thread"
+        sampled = f"resident memory, sampled every {1000 * SAMPLING:.0f} ms by a thread"
+        self.means = "torch.cuda.max_memory_allocated" if on_gpu else sampled
 
     def __enter__(self) -> "PeakMemory":
         if self.device.type == "cuda":
@@ -247,7 +252,7 @@ def table(report: Report) -> str:
     rows.append(("step", report.step_seconds, 1.0))
     return "\n".join(
         [
-            f"middle fusion of {report.encoder}, {channels} channels, {report.classes} classes; "
+            f"{report.fusion} fusion of {report.encoder}, {channels} channels, {report.classes} classes; "
             f"{report.batch} pairs of {report.size} x {report.size} pixels; {report.precision}",
             f"{where}; torch {report.torch}; medians over {report.steps} steps after {WARM_UP} to warm up",
             f"\n{'':22} {'ms':>9} {'of the step':>12}",

@@ -62,9 +62,14 @@ def judge(
     pairs = [("train", "test")] if config.protocol.kind == "holdout" else [("train", "test"), ("test", "train")]
     confusion = np.zeros((len(store.scheme),) * 2, np.int64)
     pictures: list[dict[str, np.ndarray]] = []
-    for learn, test in pairs:
+    steps = 0
+    for turn, (learn, test) in enumerate(pairs):
+
+        def after(step: int, metrics: dict[str, float], epoch: float, turn: int = turn, before: int = steps) -> None:
+            journal(before + step, metrics, turn * config.epochs + epoch)
+
         network = _network(config, inputs, modality, mode, state, architecture, len(store.scheme), seed).to(device)
-        _train(network, config, store, inputs, modality, learn, seed, device, journal)
+        steps += _train(network, config, store, inputs, modality, learn, seed, device, after)
         counts, shown = _score(network, config, store, inputs, modality, test, device)
         confusion += counts
         pictures.append(shown)
@@ -113,7 +118,8 @@ def _network(
 def _train(
     network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str, seed: int,
     device: torch.device, journal: Callable[[int, dict[str, float], float], None],
-) -> None:  # fmt: skip
+) -> int:  # fmt: skip
+    """Returns the steps taken."""
     patches = store.manifest.places[split]
     batch_size = min(config.batch_size, patches)
     if batch_size < 2:
@@ -147,6 +153,7 @@ def _train(
             step_schedule(scheduler, mean)
             total, steps = torch.zeros((), device=device), 0
     torch.random.set_rng_state(generator_state)
+    return plan.steps
 
 
 @torch.no_grad()

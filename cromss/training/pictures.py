@@ -15,6 +15,9 @@ from cromss.sensors import SENTINEL1, SENTINEL2, Sensor
 from cromss.training.loop import Inputs
 
 TRUE_COLOUR = ("B4", "B3", "B2")
+_CLEAR_AIR = (330.0, 480.0, 750.0)  # DN that a clear sky adds to them at the top of the atmosphere
+_WHITE = 2300.0  # DN, the least that is shown white: what 8-bit codes hold in every one of them, clear air removed
+_KNEE = 2500.0  # DN where the tone curve has flattened to a half: dark forest and bright fields fit in one picture
 
 
 def pretraining_panels(
@@ -49,15 +52,19 @@ def pretraining_panels(
 
 
 def views(batch: Batch, store: PatchStore) -> dict[str, np.ndarray]:
-    """`rgb` (B,H,W,3) and `s1` (B,H,W), uint8, for human eyes, of a batch that holds all the store's bands."""
+    """`rgb` (B,H,W,3) and `s1` (B,H,W), uint8, for human eyes, of a batch that holds all the store's bands; `rgb` is the
+    first band in grey where the store lacks red, green or blue."""
     pictures = {}
+    valid = np.ones(batch.labels.shape, bool) if batch.valid is None else batch.valid.cpu().numpy()
     if "s2" in store.bands:
         bands = store.bands["s2"]
-        chosen = [bands.index(b) for b in TRUE_COLOUR] if set(TRUE_COLOUR) <= set(bands) else [0] * 3
-        dn = _physical(batch.images["s2"].numpy(), store, SENTINEL2)[:, chosen]
-        pictures["rgb"] = np.stack([_stretched(image) for image in dn.transpose(0, 2, 3, 1)])
+        coloured = set(TRUE_COLOUR) <= set(bands)
+        chosen = [bands.index(band) for band in TRUE_COLOUR] if coloured else [0, 0, 0]
+        dn = _physical(batch.images["s2"].cpu().numpy(), store, SENTINEL2)[:, chosen].transpose(0, 2, 3, 1)
+        rgb = np.stack([true_colour(*pair) for pair in zip(dn, valid, strict=True)])
+        pictures["rgb"] = rgb if coloured else rgb[..., :1].repeat(3, axis=-1)
     if "s1" in store.bands:
-        db = _physical(batch.images["s1"].numpy(), store, SENTINEL1)[:, 0]
+        db = _physical(batch.images["s1"].cpu().numpy(), store, SENTINEL1)[:, 0]
         pictures["s1"] = (np.clip((db + 25) / 25, 0, 1) * 255).astype(np.uint8)  # -25..0 dB
     return pictures
 
@@ -66,10 +73,18 @@ def _physical(pixels: np.ndarray, store: PatchStore, sensor: Sensor) -> np.ndarr
     return sensor.decode(pixels, store.bands[sensor.name]) if store.encoding == "uint8" else pixels.astype(np.float32)
 
 
-def _stretched(image: np.ndarray) -> np.ndarray:
-    """One stretch for the three bands (colours stay true), from the 2nd to the 98th percentile of the image."""
-    low, high = np.percentile(image, (2, 98))
-    return (np.clip((image - low) / max(high - low, 1.0), 0, 1) ** 0.8 * 255).astype(np.uint8)
+def true_colour(dn: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Red, green, blue DN (H,W,3) as uint8 for human eyes; `valid` (H,W) bool is True where there is data.
+
+    The same land gets the same colour in every patch: forest stays dark, snow white, and a patch of nothing but water
+    is not stretched into noise. Only the haze (at most that of clear air; surface reflectance has less) and the white
+    of patches brighter than most land are taken from the patch itself.
+    """
+    known = dn[valid] if valid.any() else dn.reshape(-1, 3)
+    surface = np.maximum(dn - np.clip(np.percentile(known, 1, axis=0), 0, _CLEAR_AIR), 0)
+    white = max(np.percentile(surface[valid], 99) if valid.any() else 0.0, _WHITE)
+    shown = surface / (surface + _KNEE) * (white + _KNEE) / white
+    return (np.clip(shown, 0, 1) * 255).astype(np.uint8)
 
 
 def _some(store: PatchStore, count: int, *, split: str, size: int | None) -> Batch:

@@ -2,7 +2,8 @@
 will never come.
 
 A trial holds its driver's sliver all the time, and beside it either its Train workers with their readers or its
-downstream runs, never both: the downstream runs live on what the workers gave back.
+downstream runs, never both: the downstream runs live on what the workers gave back. Without Train workers the trial's
+own process does everything and holds what that takes.
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ class Budget:
     """`concurrent` trials at a time; each runs up to `together` downstream runs of `transfer_cpus` and `transfer_gpus`."""
 
     share: Share
+    trial: dict[str, float]  # what Tune reserves for the trial itself
     concurrent: int
     together: int
     transfer_cpus: float
@@ -27,16 +29,21 @@ class Budget:
 def budget(config: RunConfig, cpus: float, gpus: float) -> Budget:
     """What a cluster of `cpus` and `gpus` can run at a time. Raises ValueError, by name, when not even one trial fits."""
     share = share_of(config, cpus, gpus)
-    one = DRIVER_CPUS + share.all_cpus
+    if not share.workers:
+        alone = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
+        most = int(min((cpus + 1e-9) // share.all_cpus, gpus // share.gpus if share.gpus else float("inf")))
+        return Budget(share, alone, most, 1, share.cpus, share.gpus)
+    trial, one = {"CPU": DRIVER_CPUS}, DRIVER_CPUS + share.all_cpus
     if one > cpus + 1e-9:
         raise ValueError(
-            f"a trial needs {one:g} CPUs ({share.workers} workers x {share.cpus:g}, their readers {share.reader_cpus:g} each, "
-            f"{DRIVER_CPUS} for itself); the cluster has {cpus:g}: lower scaling.num_workers or scaling.cpus_per_worker"
+            f"a trial needs {one:g} CPUs ({share.workers} workers x {share.cpus:g}, their readers {share.reader_cpus:g} "
+            f"each, {DRIVER_CPUS} for itself); the cluster has {cpus:g}: lower scaling.num_workers or "
+            f"scaling.cpus_per_worker"
         )
     concurrent = int((cpus + 1e-9) // one)
     if share.gpus:
         concurrent = min(concurrent, int(gpus // share.workers))
         together = 2 * share.workers
-        return Budget(share, concurrent, together, share.all_cpus / together, 0.5)
+        return Budget(share, trial, concurrent, together, share.all_cpus / together, 0.5)
     transfer_cpus = min(0.4 if cpus <= 4 else 1.0, share.all_cpus)
-    return Budget(share, concurrent, max(1, int((share.all_cpus + 1e-9) // transfer_cpus)), transfer_cpus, 0.0)
+    return Budget(share, trial, concurrent, max(1, int((share.all_cpus + 1e-9) // transfer_cpus)), transfer_cpus, 0.0)

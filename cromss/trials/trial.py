@@ -2,6 +2,7 @@
 
 import json
 import time
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
         record["downstream"] = sorted(_judged(config, setting, folder, record["key"]), key=lambda r: json.dumps(
             [r["modality"], r["mode"], r["repeat"]]))  # fmt: skip
         record |= {"status": "done", "seconds": time.monotonic() - began}
-    except (ValueError, FloatingPointError, RuntimeError, OSError) as error:
+    except Exception as error:  # whatever went wrong with one trial is its own affair
+        (folder / "error.txt").write_text(traceback.format_exc())
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         write_json(folder / "trial.json", record | {"status": "failed", "reason": reason})
         ray.tune.report(_reported(record))
@@ -101,8 +103,6 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
 def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> dict[str, Any]:
     if config.pretraining.kind != "pretrain":
         return {}
-    from ray.tune.integration.ray_train import TuneReportCallback
-
     from cromss.pretrain import pretrain
 
     address = pretraining_key(config, setting.world)
@@ -111,14 +111,16 @@ def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> 
             return bring(twin, folder)
         return pretrain(
             config, Path(setting.data), folder, setting.budget.share, key=key, downstream=Path(setting.downstream),
-            callbacks=[_scored(TuneReportCallback(), config.sweep.metric)], show=False,
+            report=_scored(config.sweep.metric), show=False,
         )  # fmt: skip
 
 
 def _judged(config: RunConfig, setting: Setting, folder: Path, key: str) -> list[dict[str, Any]]:
-    from cromss.transfer import judge_all
+    from cromss.transfer import judge_all, judge_here
 
     budget = setting.budget
+    if not budget.share.workers:
+        return judge_here(config, folder, Path(setting.downstream), key=key)
     return list(
         judge_all(
             config, folder, Path(setting.downstream), key=key, cpus=budget.transfer_cpus, gpus=budget.transfer_gpus,
@@ -134,14 +136,10 @@ def _reported(record: dict[str, Any]) -> dict[str, Any]:
     return {"score": final.get(f"probe/{metric}/miou", 0.0), "epoch": epochs, "key": record["key"]}
 
 
-def _scored(inner: Any, metric: str) -> Any:
-    """Forward the workers' reports to Tune as `score` and `epoch`, what its scheduler and search look at."""
-    from ray.train import UserCallback
+def _scored(metric: str) -> Any:
+    """What Tune's scheduler and search look at: `score` and `epoch`."""
 
-    class Scored(UserCallback):
-        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-            own = metrics[0]
-            seen = {"score": own.get(f"probe/{metric}/miou", 0.0), "epoch": own["epoch"]}
-            inner.after_report(run_context=run_context, metrics=[seen], checkpoint=checkpoint)
+    def report(metrics: dict[str, float], send: Any) -> None:
+        send({"score": metrics.get(f"probe/{metric}/miou", 0.0), "epoch": metrics["epoch"]})
 
-    return Scored()
+    return report
