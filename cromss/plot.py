@@ -258,7 +258,7 @@ def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
         if row == 0:
             axes.set_title(columns[place].title, size=8.5, loc="center", pad=5, weight="normal")
     for row, name in enumerate(names):
-        grid[row, 0].text(0.03, 0.04, name, transform=grid[row, 0].transAxes, size=5.5, color="white", alpha=0.9,
+        grid[row, 0].text(0.03, 0.04, _short(name), transform=grid[row, 0].transAxes, size=5.5, color="white", alpha=0.9,
                           bbox={"facecolor": "black", "alpha": 0.35, "pad": 1.2, "linewidth": 0})  # fmt: skip
     top = (footer - 0.08) / height
     for scheme, count in zip(legends, lines, strict=True):
@@ -272,8 +272,13 @@ def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
     return figure
 
 
+def _short(name: str, most: int = 29) -> str:
+    """As many characters as a panel is wide; the end of an id tells more (acquisition, tile) than its middle."""
+    return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
+
+
 def _per_line(columns: int) -> int:
-    return max(2, int(columns * 1.22 // 1.3))
+    return max(2, int(columns * 1.22 // 1.2))
 
 
 def _present(columns: Sequence[Column], scheme: Scheme) -> list[int]:

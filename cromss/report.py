@@ -19,6 +19,7 @@ from cromss.journal import Entry, read_journal, read_sweep, read_trials
 ARMS = 7  # in one chart: as many as there are colours
 CHARTS = {"val/loss": "Validation loss (unweighted)", "train/loss": "Training loss (weighted: not comparable)"}
 MODALITY = {"s1": "S1", "s2": "S2"}
+PANELS = 6  # rows
 
 
 @verb
@@ -222,8 +223,8 @@ class _Run:
 
         journals = {name: [self._entries(trial) for trial in self.groups[name]] for name in self.names[:ARMS]}
         metrics = {metric for runs in journals.values() for run in runs for entry in run for metric in entry.metrics}
-        probes = {m: f"Probe mIoU, {MODALITY.get(m.split('/')[1], m)}" for m in sorted(metrics)
-                  if m.startswith("probe/") and m.endswith("/miou")}  # fmt: skip
+        probed = {f"probe/{m}/miou": f"Probe mIoU, {self.ranking.metric_title(m)}" for m in (*MODALITY, "mean")}
+        probes = {metric: title for metric, title in probed.items() if metric in metrics}
         charts: dict[str, dict[str, Any]] = {}
         for metric, title in ({m: t for m, t in CHARTS.items() if m in metrics} | probes).items():
             for name, runs in journals.items():
@@ -319,7 +320,7 @@ class _Run:
                 *self._reference(data, scheme),
             ]  # fmt: skip
             text = f"{trial['arm']}, seed {trial['seed']}, {name} network, pretraining patches; legend: {scheme.title}."
-            return self._images(columns, 6, data, text)
+            return self._images(columns, PANELS, data, text)
         return None
 
     def _reference(self, data: dict[str, Any], own: Any) -> list[Any]:
@@ -358,7 +359,7 @@ class _Run:
                 *(column(name, data["prediction"], "classes", scheme) for name, data in shown),
             ]
             title = self.ranking.column_title((modality, mode))
-            yield self._images(columns, 4, first, f"Test patches, {title}; legend: {scheme.title}.")
+            yield self._images(columns, PANELS, first, f"Test patches, {title}; legend: {scheme.title}.")
 
     def _panels(self) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         for trial in self._pretrained():
@@ -387,8 +388,13 @@ class _Run:
         return scheme(str(data["scheme"])) if "scheme" in data else scheme("dynamic-world")
 
     def _images(self, columns: list[Any], most: int, data: dict[str, Any], caption: str) -> dict[str, str]:
-        columns = [column._replace(images=column.images[:most]) for column in columns]
-        ids = [str(name) for name in data.get("ids", ())][:most]
+        """`most` of the patches, evenly spread: the patches of two-fold tests come one fold after the other."""
+        import numpy as np
+
+        count = len(columns[0].images)
+        rows = np.linspace(0, count - 1, min(most, count)).round().astype(int)
+        columns = [column._replace(images=column.images[rows]) for column in columns]
+        ids = [str(data["ids"][row]) for row in rows] if "ids" in data else []
         return self._figure(self.plot.panels(columns, ids), caption, wide=True)
 
     # --- the rest -----------------------------------------------------------------------------------------------------

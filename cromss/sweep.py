@@ -8,9 +8,7 @@ import argparse
 import logging
 import os
 import sys
-import threading
 import time
-from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,11 +20,11 @@ from cromss.data.store import PatchStore
 from cromss.journal import read_json, read_trials, write_json
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
+from cromss.trials.progress import Progress
 from cromss.trials.resources import budget
+from cromss.trials.schedule import CONFIRMED, run, search
 from cromss.trials.space import Space, is_random, load, names, variants
-from cromss.trials.trial import Setting, config_of, record_of, run_trial
-
-CONFIRMED = 3  # configurations that a guided search repeats with the other seeds
+from cromss.trials.trial import Setting, config_of, record_of
 
 
 def sweep(
@@ -53,29 +51,27 @@ def sweep(
     _claim(out, resume)
     _seen_by_all_nodes(out)
     samples = samples or space.samples
-    planned = [] if space.search else _planned(space, setting, samples, first)
+    planned = _planned(space, setting, samples, first)
     overlap = _overlap(*stores, first.transfer.protocol.kind)
     write_json(out / "sweep.json", _story(space, setting, first, samples) | {"overlap": overlap})
-    count = len(planned) or samples + CONFIRMED * (first.sweep.seeds - 1)
-    who = (
-        f"{plan.share.workers} {'GPU' if plan.share.gpus else 'CPU'} worker(s) each"
-        if plan.share.workers
-        else "a process each"
-    )
+    count = samples + CONFIRMED * (first.sweep.seeds - 1) if space.search else len(planned)
+    kind = "GPU" if plan.share.gpus else "CPU"
+    who = f"{plan.share.workers} {kind} worker(s) each" if plan.share.workers else "a process each"
     print(f"{space.question}\n{count} trials, {plan.concurrent} at a time, {who}; results in {out}", flush=True)
-    with _Progress(out, count):
+    with Progress(out, count):
         if space.search:
-            _search(space, setting, first, samples)
+            search(space.params, setting, first, samples)
         else:
-            _run(planned, setting, first)
+            run(planned, setting, first)
     return _conclude(out)
 
 
 def _planned(space: Space, setting: Setting, samples: int, first: RunConfig) -> list[dict[str, Any]]:
-    """Every sample with every seed, validated; samples of one address (a setting without effect) run once."""
+    """Every sample with every seed, validated; samples of one address (a setting without effect) run once. Of a guided
+    search, one sample for the validation's sake."""
     if samples > 1 and not is_random(space.params):
         raise ValueError(f"--samples {samples}: space {space.name} is a plain grid, every point runs once anyway")
-    drawn = variants(space.params, samples, seed=first.seed)
+    drawn = variants(space.params, 1 if space.search else samples, seed=first.seed)
     seeds = range(first.seed, first.seed + first.sweep.seeds)
     found: dict[str, dict[str, Any]] = {}
     for sample in (dict(sample, seed=seed) for seed in seeds for sample in drawn):
@@ -106,129 +102,6 @@ def _rankable(config: RunConfig, space: Space) -> None:
             f"{', '.join(config.judged_modalities)} to be stopped or searched by; set sweep.metric to a modality that every "
             f"trial pretrains, or sweep.stopping.kind=none"
         )
-
-
-def _run(planned: Sequence[dict[str, Any]], setting: Setting, first: RunConfig) -> None:
-    """Run these samples; Tune schedules them, ASHA may stop some."""
-    from ray import tune
-
-    from cromss.ray_session import unique_name
-
-    scheduler = None
-    if first.sweep.stopping.kind == "asha":
-        scheduler = tune.schedulers.ASHAScheduler(
-            time_attr="epoch",
-            max_t=first.optim.epochs + 1,  # at max_t a trial would be stopped before it is judged
-            grace_period=max(1, round(first.sweep.stopping.grace * first.ramp_epochs)),
-            reduction_factor=first.sweep.stopping.reduction,
-        )
-    tuner = tune.Tuner(
-        tune.with_resources(_trainable(setting), setting.budget.trial),
-        param_space={"sample": tune.grid_search(list(planned))},
-        tune_config=tune.TuneConfig(
-            metric="score", mode="max", max_concurrent_trials=setting.budget.concurrent,
-            reuse_actors=not setting.budget.share.workers, scheduler=scheduler,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name=unique_name("sweep"), storage_path=str(Path(setting.out) / "ray"), verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
-        ),
-    )  # fmt: skip
-    _settle(tuner.fit(), setting)
-
-
-def _search(space: Space, setting: Setting, first: RunConfig, samples: int) -> None:
-    """Optuna on the frozen probe with one seed, then the best configurations again with all seeds.
-
-    Trials of an earlier attempt are told to the search, so that `--resume` repeats none of them.
-    """
-    import optuna
-    from ray import tune
-    from ray.tune.search.optuna import OptunaSearch
-
-    from cromss.ray_session import unique_name
-
-    metric = f"probe/{first.sweep.metric}/miou"
-    done = [t for t in read_trials(setting.out) if t["status"] in ("done", "stopped") and metric in t["final"]]
-    known = [(_without_seed(t["sample"]), t["final"][metric]) for t in done if t["seed"] == first.seed]
-    for sample in variants(space.params, 1, seed=first.seed):
-        _rankable(_validated(sample | {"seed": first.seed}, setting), space)
-    if len(known) < samples:
-        told = {
-            "points_to_evaluate": [_flat(s) for s, _ in known],
-            "evaluated_rewards": [reward for _, reward in known],
-        }
-        search = OptunaSearch(
-            space=OptunaSearch.convert_search_space(space.params),
-            sampler=optuna.samplers.TPESampler(seed=first.seed + len(known)),
-            metric="score",
-            mode="max",
-            **(told if known else {}),
-        )
-        tuner = tune.Tuner(
-            tune.with_resources(_trainable(setting, seed=first.seed), setting.budget.trial),
-            tune_config=tune.TuneConfig(
-                metric="score", mode="max", search_alg=search, num_samples=samples - len(known),
-                max_concurrent_trials=setting.budget.concurrent,
-            reuse_actors=not setting.budget.share.workers, trial_dirname_creator=lambda trial: trial.trial_id,
-            ),
-            run_config=tune.RunConfig(
-                name=unique_name("search"), storage_path=str(Path(setting.out) / "ray"), verbose=0,
-                failure_config=tune.FailureConfig(max_failures=1),
-            ),
-        )  # fmt: skip
-        _settle(tuner.fit(), setting)
-    done = [t for t in read_trials(setting.out) if t["status"] == "done" and t["seed"] == first.seed]
-    best = sorted(done, key=lambda t: -t["final"].get(metric, 0.0))[:CONFIRMED]
-    others = range(first.seed + 1, first.seed + first.sweep.seeds)
-    if again := [_without_seed(t["sample"]) | {"seed": seed} for t in best for seed in others]:
-        _run(again, setting, first)
-
-
-def _flat(sample: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in sample.items():
-        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def _without_seed(sample: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in sample.items() if key != "seed"}
-
-
-def _trainable(setting: Setting, seed: int | None = None) -> Any:
-    def trial(config: dict[str, Any]) -> None:
-        run_trial(config["sample"] if seed is None else _nested(config) | {"seed": seed}, setting)
-
-    return trial
-
-
-def _nested(flat: dict[str, Any]) -> dict[str, Any]:
-    """`{"a/b": 1}` as `{"a": {"b": 1}}`: flat spaces come back flat from the search."""
-    tree: dict[str, Any] = {}
-    for key, value in flat.items():
-        *path, last = key.split("/")
-        level = tree
-        for part in path:
-            level = level.setdefault(part, {})
-        level[last] = _nested(value) if isinstance(value, dict) else value
-    return tree
-
-
-def _settle(results: Any, setting: Setting) -> None:
-    """Give every trial that Tune ended without a last word its status: stopped early, or failed with a reason."""
-    for result in results:
-        config = result.config or {}
-        if "sample" not in config:
-            continue
-        record = record_of(config["sample"], setting)
-        path = Path(setting.out) / "trials" / record["key"] / "trial.json"
-        known = read_json(path) or record
-        if known["status"] == "running":
-            why = str(result.error) if result.error else "stopped early: its probe was behind"
-            status = "failed" if result.error else "stopped"
-            write_json(path, known | {"status": status, "reason": " ".join(why.split())[-500:]})
 
 
 # --- before and after ---------------------------------------------------------------------------------------------------
@@ -298,61 +171,6 @@ def _conclude(out: Path) -> dict[str, Any]:
     sink.sync(aggregates(trials), final=True)
     sink.attach(page)
     return {"trials": trials, "summary": summary(story, trials), "report": page}
-
-
-class _Progress:
-    """Beside the trials, in a thread that may be slow or fail: a line for every trial that ends, and MLflow kept up to
-    date. It reads the run folder, as the report does."""
-
-    def __init__(self, out: Path, count: int):
-        self.out, self.count, self.began = out, count, time.monotonic()
-        self._told = {trial["key"] for trial in read_trials(out) if trial["status"] == "done"}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> "_Progress":
-        if self._told:
-            print(f"{len(self._told)} trials are finished already and are not repeated", flush=True)
-        self._before = len(self._told)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        self._stop.set()
-        self._thread.join(timeout=120)
-
-    def _watch(self) -> None:
-        from cromss.tracking import Sink
-
-        sink, synced = Sink(self.out), time.monotonic()
-        while True:
-            last = self._stop.wait(1.0)
-            self._tell()
-            if last:
-                return
-            if time.monotonic() - synced > 10:
-                sink.sync()
-                synced = time.monotonic()
-
-    def _tell(self) -> None:
-        for trial in read_trials(self.out):
-            if trial["status"] != "running" and trial["key"] not in self._told:
-                self._told.add(trial["key"])
-                seconds, ended = time.monotonic() - self.began, len(self._told)
-                left = seconds / max(ended - self._before, 1) * max(self.count - ended, 0)
-                print(f"[{ended}/{self.count}] {_story_of(trial)}  {seconds:.0f} s, ETA {left:.0f} s", flush=True)
-
-
-def _story_of(record: dict[str, Any]) -> str:
-    name = f"{record['arm']} seed {record['seed']}"
-    varied = " ".join(f"{key.split('.')[-1]}={value}" for key, value in record["parameters"].items())
-    if record["status"] != "done":
-        return f"{name} {varied} {record['status'].upper()}: {record['reason']}"
-    means: dict[str, list[float]] = {}
-    for run in record["downstream"]:
-        means.setdefault(f"{run['modality']} {run['mode']}", []).append(run["miou"])
-    told = "  ".join(f"{what} {100 * sum(v) / len(v):.1f}" for what, v in means.items())
-    return f"{name} {varied} mIoU {told}"
 
 
 # --- the verb -----------------------------------------------------------------------------------------------------------

@@ -18,6 +18,8 @@ from cromss.config import RunConfig, add_arguments, layers_from, overlay, resolv
 from cromss.data.store import PatchStore
 from cromss.ray_session import connect, writable
 
+SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA"}
+
 
 @dataclass(frozen=True)
 class Run:
@@ -180,17 +182,22 @@ def main(argv: list[str] | None = None) -> int:
 
     cpus, gpus = ray.cluster_resources().get("CPU", 1), ray.cluster_resources().get("GPU", 0)
     together = max(1, int(gpus or cpus))
-    trial = {"key": "transfer", "arm": _arm(args.encoder), "seed": config.seed, "status": "running",
-             "config": config.model_dump(mode="json"), "parameters": {}, "command": command_line(), "downstream": []}  # fmt: skip
+    trial: dict[str, Any] = {
+        "key": "transfer",
+        "arm": _arm(args.encoder),
+        "seed": config.seed,
+        "status": "running",
+        "config": config.model_dump(mode="json"),
+        "command": command_line(),
+        "downstream": [],
+    }
     total = len(runs_of(config))
     share = {"cpus": min(1, cpus / together), "gpus": 1 if gpus else 0, "together": together}
     for result in judge_all(config, out, Path(args.downstream), key="", **share):
         trial["downstream"].append(result)
-        print(
-            f"[{len(trial['downstream'])}/{total}] {result['modality']} {result['mode']} repeat {result['repeat']}: mIoU "
-            f"{100 * result['miou']:.2f}  OA {100 * result['oa']:.2f}  AA {100 * result['aa']:.2f}"
-            f"  ({result['seconds']:.0f} s)"
-        )
+        scored = "  ".join(f"{title} {100 * result[name]:.2f}" for name, title in SCORES.items())
+        what = f"{result['modality']} {result['mode']} repeat {result['repeat']}"
+        print(f"[{len(trial['downstream'])}/{total}] {what}: {scored}  ({result['seconds']:.0f} s)", flush=True)
     write_json(out / "trial.json", trial | {"status": "done"})
     Sink(out).sync(final=True)
     print(_table(trial["downstream"]))
@@ -200,10 +207,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def _table(results: list[dict[str, Any]]) -> str:
     """Mean and standard deviation over the repeats, in percent."""
-    lines = [f"{'':<16}{'mIoU':>14}{'OA':>14}{'AA':>14}   repeats"]
+    lines = [f"{'':<16}{''.join(f'{title:>14}' for title in SCORES.values())}   repeats"]
     for what, group in itertools.groupby(sorted(results, key=_what), key=_what):
         runs = list(group)
-        cells = [np.array([100 * run[name] for run in runs]) for name in ("miou", "oa", "aa")]
+        cells = [np.array([100 * run[name] for run in runs]) for name in SCORES]
         spread = [f"{c.mean():.2f} ± {c.std(ddof=1):.2f}" if len(runs) > 1 else f"{c.mean():.2f}" for c in cells]
         lines.append(f"{' '.join(what):<16}{''.join(f'{cell:>14}' for cell in spread)}   {len(runs)}")
     return "\n".join(lines)

@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from cromss.settings import overlay
 from cromss.tracking import tracking_uri

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 import yaml
-from conftest import TINY
+from tiny import TINY
 
 from cromss.journal import read_journal
 from cromss.pretrain import main as pretrain

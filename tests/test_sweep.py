@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from cromss.journal import read_trials
 from cromss.settings import overlay
@@ -101,3 +101,40 @@ def test_a_mistake_on_the_command_line_costs_one_line_and_exit_2(arguments, said
     error = capsys.readouterr().err
     assert said in error
     assert len(error.splitlines()) == 1
+
+
+ALONE = overlay(BASE, {"scaling": {"num_workers": 0}})
+
+
+@pytest.mark.timeout(280)
+def test_a_guided_search_spends_its_samples_and_confirms_the_best_with_the_other_seeds(ray_session, worlds, tmp_path):
+    space = Space("search", "Which rate?", {}, {"optim": {"lr": _loguniform(1e-4, 1e-2)}}, "optuna", 2)
+    outcome = sweep(space, overlay(ALONE, {"sweep": {"seeds": 2}}), *worlds, tmp_path, samples=2)
+    seeds = [trial["seed"] for trial in outcome["trials"]]
+    rates = {trial["seed"]: set() for trial in outcome["trials"]}
+    for trial in outcome["trials"]:
+        rates[trial["seed"]].add(trial["parameters"]["optim.lr"])
+    assert sorted(seeds) == [0, 0, 1, 1]
+    assert rates[0] == rates[1]
+    assert len(rates[0]) == 2
+    again = sweep(space, overlay(ALONE, {"sweep": {"seeds": 2}}), *worlds, tmp_path, samples=2, resume=True)
+    assert {t["key"] for t in again["trials"]} == {t["key"] for t in outcome["trials"]}
+
+
+@pytest.mark.timeout(280)
+def test_asha_stops_a_trial_whose_probe_falls_behind_and_judges_the_other(ray_session, worlds, tmp_path):
+    space = Space("rates", "Which rate?", {}, {"optim": {"lr": grid(2e-3, 1e-9, 1e-8)}}, "", 1)
+    early = {"optim": {"epochs": 4}, "sweep": {"stopping": {"kind": "asha", "grace": 0.3, "reduction": 3}}}
+    one_at_a_time = {"scaling": {"cpus_per_worker": 2.0}}
+    outcome = sweep(space, overlay(ALONE, early, one_at_a_time), *worlds, tmp_path)
+    status = {trial["parameters"]["optim.lr"]: trial["status"] for trial in outcome["trials"]}
+    assert "done" in status.values()
+    assert "stopped" in status.values()
+    stopped = next(trial for trial in outcome["trials"] if trial["status"] == "stopped")
+    assert stopped["downstream"] == []
+
+
+def _loguniform(low, high):
+    from ray import tune
+
+    return tune.loguniform(low, high)

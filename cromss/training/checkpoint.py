@@ -131,4 +131,9 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, torch
     for key, value in tensors.items():
         number, name = key.split(".", 1)
         state.setdefault(int(number), {})[name] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for number, entry in state.items():
+        for name, value in entry.items():
+            if value.shape == parameters[number].shape:  # the fused Adam walks both in memory order
+                entry[name] = torch.empty_like(parameters[number]).copy_(value)
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})

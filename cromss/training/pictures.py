@@ -17,7 +17,7 @@ from cromss.training.loop import Inputs
 TRUE_COLOUR = ("B4", "B3", "B2")
 _CLEAR_AIR = (330.0, 480.0, 750.0)  # DN that a clear sky adds to them at the top of the atmosphere
 _WHITE = 2300.0  # DN, the least that is shown white: what 8-bit codes hold in every one of them, clear air removed
-_KNEE = 2500.0  # DN where the tone curve has flattened to a half: dark forest and bright fields fit in one picture
+_KNEE = 1800.0  # DN where the tone curve has flattened to a half: dark forest and bright fields fit in one picture
 
 
 def pretraining_panels(

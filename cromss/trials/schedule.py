@@ -1,0 +1,127 @@
+"""Ray Tune: which trial runs when, which is stopped early, which is tried next."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cromss.config import RunConfig
+from cromss.journal import read_json, read_trials, write_json
+from cromss.ray_session import unique_name
+from cromss.trials.trial import Setting, record_of, run_trial
+
+CONFIRMED = 3  # configurations that a guided search repeats with the other seeds
+
+
+def run(samples: Sequence[dict[str, Any]], setting: Setting, config: RunConfig) -> None:
+    """Run these samples; under `sweep.stopping.kind=asha` those whose probe falls behind are stopped."""
+    from ray import tune
+
+    scheduler = None
+    if config.sweep.stopping.kind == "asha":
+        scheduler = tune.schedulers.ASHAScheduler(
+            time_attr="epoch",
+            max_t=config.optim.epochs + 1,  # at max_t a trial would be stopped before it is judged
+            grace_period=max(1, round(config.sweep.stopping.grace * config.ramp_epochs)),
+            reduction_factor=config.sweep.stopping.reduction,
+        )
+    space = {"sample": tune.grid_search(list(samples))}
+    _settle(_tuner(setting, config.seed, space, scheduler=scheduler).fit(), setting, config.seed)
+
+
+def search(space: dict[str, Any], setting: Setting, config: RunConfig, samples: int) -> None:
+    """Optuna (TPE) on the frozen probe with one seed, then the best configurations again with the other seeds.
+
+    Trials of an earlier attempt are told to the search, so that a resumed sweep repeats none of them.
+    """
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    metric = f"probe/{config.sweep.metric}/miou"
+    known = [t for t in read_trials(setting.out) if t["seed"] == config.seed and metric in t["final"]]
+    if len(known) < samples:
+        told = {
+            "points_to_evaluate": [_flat(_without_seed(t["sample"])) for t in known],
+            "evaluated_rewards": [t["final"][metric] for t in known],
+        }
+        guide = OptunaSearch(
+            space=OptunaSearch.convert_search_space(space),
+            sampler=optuna.samplers.TPESampler(seed=config.seed + len(known)),
+            metric="score",
+            mode="max",
+            **(told if known else {}),
+        )
+        tuner = _tuner(setting, config.seed, None, search_alg=guide, num_samples=samples - len(known))
+        _settle(tuner.fit(), setting, config.seed)
+    done = [t for t in read_trials(setting.out) if t["status"] == "done" and t["seed"] == config.seed]
+    best = sorted(done, key=lambda t: -t["final"].get(metric, 0.0))[:CONFIRMED]
+    others = range(config.seed + 1, config.seed + config.sweep.seeds)
+    if again := [_without_seed(t["sample"]) | {"seed": seed} for t in best for seed in others]:
+        run(again, setting, config)
+
+
+def _tuner(setting: Setting, seed: int, space: dict[str, Any] | None, **how: Any) -> Any:
+    from ray import tune
+
+    def trial(config: dict[str, Any]) -> None:
+        run_trial(_sample(config, seed), setting)
+
+    return tune.Tuner(
+        tune.with_resources(trial, setting.budget.trial),
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="score",
+            mode="max",
+            max_concurrent_trials=setting.budget.concurrent,
+            reuse_actors=not setting.budget.share.workers,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+            **how,
+        ),
+        run_config=tune.RunConfig(
+            name=unique_name("tune"),
+            storage_path=str(Path(setting.out) / "ray"),
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=1),
+        ),
+    )
+
+
+def _sample(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The sample behind Tune's configuration: as planned, or, flat, from the search."""
+    return config["sample"] if "sample" in config else _nested(config) | {"seed": seed}
+
+
+def _settle(results: Any, setting: Setting, seed: int) -> None:
+    """Give every trial that Tune ended without a last word its status: stopped early, or failed with a reason."""
+    for result in results:
+        if not result.config:
+            continue
+        record = record_of(_sample(result.config, seed), setting)
+        path = Path(setting.out) / "trials" / record["key"] / "trial.json"
+        known = read_json(path) or record
+        if known["status"] == "running":
+            why = str(result.error) if result.error else "stopped early: its probe was behind"
+            status = "failed" if result.error else "stopped"
+            write_json(path, known | {"status": status, "reason": " ".join(why.split())[-500:]})
+
+
+def _without_seed(sample: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in sample.items() if key != "seed"}
+
+
+def _flat(sample: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in sample.items():
+        flat |= _flat(value, f"{prefix}{key}/") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """`{"a/b": 1}` as `{"a": {"b": 1}}`: the search's distributions are flat."""
+    tree: dict[str, Any] = {}
+    for key, value in flat.items():
+        *path, last = key.split("/")
+        level = tree
+        for part in path:
+            level = level.setdefault(part, {})
+        level[last] = _nested(value) if isinstance(value, dict) else value
+    return tree
