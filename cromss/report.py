@@ -410,6 +410,8 @@ class _Run:
         facts = {"run folder": str(self.folder.resolve()), "command": self.sweep.get("command") or trial["command"],
                  "begun": self.sweep.get("created", ""), "pretraining store": self.sweep.get("store_digest", ""),
                  "downstream store": self.sweep.get("downstream_digest", ""), "versions": _versions()}  # fmt: skip
+        if (seen := self.sweep.get("overlap", {})).get("shared"):
+            facts["test tiles on pretraining tiles"] = f"{seen['shared']} of {seen['tiles']}"
         title = f"{self.best.name if self.best else trial['arm']}, seed {trial['seed']}"
         config = yaml.safe_dump(trial["config"], sort_keys=False, width=100) if trial["config"] else ""
         return {"facts": {key: value for key, value in facts.items() if value}, "title": title, "config": config}

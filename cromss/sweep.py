@@ -15,11 +15,11 @@ from typing import Any
 
 from cromss.cli import command_line, verb
 from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
-from cromss.data.footprints import footprints, shared_ground
 from cromss.data.store import PatchStore
 from cromss.journal import read_json, read_trials, write_json
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
+from cromss.trials.overlap import overlap, warning
 from cromss.trials.progress import Progress
 from cromss.trials.resources import budget
 from cromss.trials.schedule import CONFIRMED, run, search
@@ -52,12 +52,14 @@ def sweep(
     _seen_by_all_nodes(out)
     samples = samples or space.samples
     planned = _planned(space, setting, samples, first)
-    overlap = _overlap(*stores, first.transfer.protocol.kind)
-    write_json(out / "sweep.json", _story(space, setting, first, samples) | {"overlap": overlap})
+    seen = overlap(*stores, first.transfer.protocol.kind)
+    write_json(out / "sweep.json", _story(space, setting, first, samples) | {"overlap": seen})
     count = samples + CONFIRMED * (first.sweep.seeds - 1) if space.search else len(planned)
     kind = "GPU" if plan.share.gpus else "CPU"
     who = f"{plan.share.workers} {kind} worker(s) each" if plan.share.workers else "a process each"
     print(f"{space.question}\n{count} trials, {plan.concurrent} at a time, {who}; results in {out}", flush=True)
+    if seen["shared"]:
+        print(warning(seen), flush=True)
     with Progress(out, count):
         if space.search:
             search(space.params, setting, first, samples)
@@ -102,6 +104,11 @@ def _rankable(config: RunConfig, space: Space) -> None:
             f"{', '.join(config.judged_modalities)} to be stopped or searched by; set sweep.metric to a modality that every "
             f"trial pretrains, or sweep.stopping.kind=none"
         )
+    if guided and config.transfer.protocol.kind == "two_fold":
+        raise ValueError(
+            f"transfer.protocol.kind=two_fold: every tile is a test tile once, and the probe that stops or searches the "
+            f"trials of space {space.name} would look at it; set sweep.stopping.kind=none, or judge by holdout"
+        )
 
 
 # --- before and after ---------------------------------------------------------------------------------------------------
@@ -134,13 +141,6 @@ def _seen_by_all_nodes(out: Path) -> None:
     marker.unlink()
     if not all(seen):
         raise ValueError(f"--out {out}: {seen.count(False)} of {len(nodes)} nodes cannot see it; name a shared folder")
-
-
-def _overlap(data: PatchStore, downstream: PatchStore, protocol: str) -> dict[str, Any]:
-    """How many test tiles share ground with a tile of the pretraining store, and one such pair."""
-    judged = footprints(downstream, ("test",) if protocol == "holdout" else ("train", "test"))
-    shared = shared_ground(judged, footprints(data, ("train",)))
-    return {"tiles": len(judged), "shared": len(shared), "example": shared[0] if shared else []}
 
 
 def _story(space: Space, setting: Setting, first: RunConfig, samples: int) -> dict[str, Any]:

@@ -322,3 +322,12 @@ def test_the_real_pairs_become_one_store_of_tiles(tmp_path, capsys):
     found = rows(tmp_path / "store")
     assert {row["location_id"].split("-")[0] for row in found} == {"terramesh", "sen12mscr", "sen1floods11"}
     assert {row["split"] for row in found} == {"train", "test"}
+
+
+def test_an_unwritable_store_is_refused_before_anything_is_read(capsys, monkeypatch, tmp_path):
+    def read(self, location):
+        raise AssertionError("read before the store was claimed")
+
+    monkeypatch.setattr("cromss.data.synthetic.SyntheticEarth.read", read)
+    assert main(["synthetic", "/proc/nowhere"]) == 2
+    assert "/proc/nowhere: cannot be written" in capsys.readouterr().err

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 import rasterio
 from rasterio.warp import transform as reproject
 
@@ -26,19 +25,22 @@ class Footprints:
     def __len__(self) -> int:
         return len(self.ids)
 
+    @classmethod
+    def of(cls, ids: list[str], crs: list[str], transform: np.ndarray, size: tuple[int, int]) -> "Footprints":
+        """Those of the tiles that say where they lie."""
+        names = np.array(crs, dtype=object)
+        bounds = _bounds(names, transform, size)
+        known = np.flatnonzero(np.isfinite(bounds).all(1))
+        return cls([ids[i] for i in known], list(names[known]), transform[known], bounds[known], size)
+
 
 def footprints(store: PatchStore, splits: tuple[str, ...]) -> Footprints:
-    """One acquisition of every place of these splits. Places that do not say where they lie are left out."""
+    """One acquisition of every place of these splits; places that do not say where they lie are left out."""
     blocks = store.blocks.where(np.isin(store.blocks.split, splits))
-    columns = ["patch_id", "crs", "transform"]
     groups = zip(blocks.shard.tolist(), blocks.first.tolist(), strict=True)
-    table = pa.concat_tables([store.read(shard, first, columns) for shard, first in groups])
-    crs = np.array(table["crs"].to_pylist(), dtype=object)
-    transform = np.array(table["transform"].to_pylist(), float).reshape(-1, 6)
-    bounds = _bounds(crs, transform, store.size)
-    known = np.flatnonzero(np.isfinite(bounds).all(1))
-    ids = table["patch_id"].to_pylist()
-    return Footprints([ids[i] for i in known], list(crs[known]), transform[known], bounds[known], store.size)
+    rows = [row for group in groups for row in store.read(*group, ["patch_id", "crs", "transform"]).to_pylist()]
+    transform = np.array([row["transform"] for row in rows], float).reshape(-1, 6)
+    return Footprints.of([row["patch_id"] for row in rows], [row["crs"] for row in rows], transform, store.size)
 
 
 def shared_ground(tiles: Footprints, others: Footprints) -> list[tuple[str, str]]:
@@ -47,7 +49,7 @@ def shared_ground(tiles: Footprints, others: Footprints) -> list[tuple[str, str]
     Neighbours that touch share nothing. Any two coordinate systems can be compared.
     """
     found = []
-    order = np.argsort(others.bounds[:, 1])  # by south
+    order = np.argsort(others.bounds[:, 1])
     south, north = others.bounds[order, 1], others.bounds[order, 3]
     tallest = (north - south).max(initial=0)
     for i, (west, low, east, high) in enumerate(tiles.bounds):
@@ -69,6 +71,7 @@ def _bounds(crs: np.ndarray, transform: np.ndarray, size: tuple[int, int]) -> np
         x, y = _positions(transform[mine], rows, columns)
         lon, lat = (values.reshape(x.shape) for values in _moved(name, _WORLD, x.ravel(), y.ravel()))
         bounds[mine] = np.stack([lon.min(1), lat.min(1), lon.max(1), lat.max(1)], axis=1)
+    bounds[bounds[:, 2] - bounds[:, 0] > 180, ::2] = -180, 180  # across the date line: any longitude may share ground
     return bounds
 
 

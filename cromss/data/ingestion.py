@@ -20,7 +20,7 @@ from cromss.data.manifest import Manifest
 from cromss.data.patch import Patch, trainable
 from cromss.data.sources.base import Location, Skipped, Source
 from cromss.data.tiling import Axis, Split, cut
-from cromss.data.writer import StoreWriter
+from cromss.data.writer import StoreWriter, claim
 from cromss.sensors import SENTINEL1, SENTINEL2
 from cromss.settings import Settings
 
@@ -101,6 +101,7 @@ def ingest(
     config = config or Ingest()
     summary = Summary(Path(store))
     order = _order(_chosen(source.locations(), config), config)
+    claim(summary.path)  # before hours of reading
     origin = {"layout": source.model_dump(mode="json"), "ingest": config.model_dump(mode="json")}
     shown = _Progress(len(order), progress)
     writer: StoreWriter | None = None
@@ -128,6 +129,8 @@ def ingest(
     if writer:
         origin |= {"offsets": dict(summary.offsets), "skipped": summary.reasons()}  # the writer keeps it until close
         summary.manifest = writer.close()
+    else:
+        summary.path.rmdir()
     return summary
 
 

@@ -59,7 +59,7 @@ class StoreWriter:
         self._patches: Counter = Counter()
         self._pixels: dict[str, np.ndarray] = {}
         self._clean = False
-        _claim(self.path)
+        claim(self.path)
 
     def __enter__(self) -> "StoreWriter":
         return self
@@ -204,7 +204,8 @@ class StoreWriter:
         self._writer, self._blocks = None, []
 
 
-def _claim(path: Path) -> None:
+def claim(path: Path) -> None:
+    """Make the folder of a new store. Raises ValueError when it holds something or cannot be written."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
