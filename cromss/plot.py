@@ -272,7 +272,7 @@ def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def _short(name: str, most: int = 29) -> str:
+def _short(name: str, most: int = 25) -> str:
     """As many characters as a panel is wide; the end of an id tells more (acquisition, tile) than its middle."""
     return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
 
