@@ -1,7 +1,8 @@
-"""What every verb shares: mistakes of people become one short line and exit status 2."""
+"""What every verb shares: mistakes of people become one short line and exit status 2, a diverged training one and 1."""
 
 import functools
 import os
+import shlex
 import sys
 from collections.abc import Callable
 
@@ -13,15 +14,14 @@ def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     def wrapped(argv: list[str] | None = None) -> int:
         try:
             return main(argv)
-        except ValueError as error:
+        except (ValueError, FloatingPointError) as error:
             if os.environ.get("CROMSS_TRACEBACK"):
                 raise
-            name = main.__module__.rpartition(".")[2] if main.__module__ != "__main__" else "cromss"
             for line in str(error).splitlines():
-                print(f"{name}: {line}", file=sys.stderr)
-            return 2
+                print(f"{_module(main).rpartition('.')[2]}: {line}", file=sys.stderr)
+            return 1 if isinstance(error, FloatingPointError) else 2
         except KeyboardInterrupt:
-            print("interrupted; the same command again goes on from the newest checkpoint", file=sys.stderr)
+            print("interrupted; the same command (a sweep: with --resume) goes on from what is there", file=sys.stderr)
             return 130
 
     return wrapped
@@ -29,7 +29,12 @@ def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
 def command_line() -> str:
     """The command that repeats this process, as the user would type it."""
-    main = sys.modules.get("__main__")
-    spec = getattr(main, "__spec__", None)
+    spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
-    return " ".join([program, *sys.argv[1:]])
+    return f"{program} {shlex.join(sys.argv[1:])}".rstrip()
+
+
+def _module(main: Callable[..., int]) -> str:
+    """Name of the verb's module, also where it runs as `python -m`."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec.name if main.__module__ == "__main__" and spec else main.__module__

@@ -38,6 +38,7 @@ def pretrain(
         "downstream": str(downstream.absolute()) if downstream else None,
         "key": key,
         "threads": share.threads,
+        "gpu": share.gpus > 0,
     }
     with following(out / "progress.log", show):
         outcome = _fitted(job, config, out, share, report) if share.workers else _run_here(job, report)
@@ -112,15 +113,13 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
-    import torch
-
     def reported(metrics: dict[str, float]) -> None:
         if report:
             import ray.tune
 
             report(metrics, ray.tune.report)
 
-    return _run(job, 0, "cuda" if torch.cuda.is_available() else "cpu", reported)
+    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported)
 
 
 def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _judge(
             scaling=config.model.scaling,
             bands=random_bands(config, run.modality),
             seed=config.seed,
-            device="cuda" if torch.cuda.is_available() else "cpu",
+            device="cuda" if torch.cuda.is_available() and config.scaling.use_gpu is not False else "cpu",
             journal=journal.log,
         )
 

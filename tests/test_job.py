@@ -73,11 +73,20 @@ def test_a_submitted_sweep_succeeds_and_its_runs_are_in_mlflow(head, worlds, tmp
     )
     variables = {"CROMSS_DATA": str(worlds[0]), "CROMSS_DOWNSTREAM": str(worlds[1]), "CROMSS_OUT": str(out)}
     submit = [str(Path(sys.executable).with_name("ray")), "job", "submit", "--address", head]
-    job = subprocess.run(
-        [*submit, "--runtime-env-json", json.dumps({"env_vars": variables}), "--",
-         sys.executable, "-m", "cromss.sweep", str(space), "--config", str(config)],
-        cwd=ROOT, env=os.environ | {"RAY_AUTH_MODE": "disabled"}, capture_output=True, text=True, timeout=270,
-    )  # fmt: skip
+    command = [*submit, "--runtime-env-json", json.dumps({"env_vars": variables}), "--",
+               sys.executable, "-m", "cromss.sweep", str(space), "--config", str(config)]  # fmt: skip
+    for _ in range(10):
+        job = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=os.environ | {"RAY_AUTH_MODE": "disabled"},
+            capture_output=True,
+            text=True,
+            timeout=270,
+        )
+        if "No available agent" not in job.stdout + job.stderr:  # the dashboard answers before its agent does
+            break
+        time.sleep(3)
     assert job.returncode == 0, job.stdout + job.stderr
     assert "succeeded" in job.stdout
     assert "midF" in job.stdout

@@ -123,8 +123,9 @@ def test_a_guided_search_spends_its_samples_and_confirms_the_best_with_the_other
 
 @pytest.mark.timeout(280)
 def test_asha_stops_a_trial_whose_probe_falls_behind_and_judges_the_other(ray_session, worlds, tmp_path):
-    space = Space("rates", "Which rate?", {}, {"optim": {"lr": grid(2e-3, 1e-9, 1e-8)}}, "", 1)
+    space = Space("rates", "Which rate?", {}, {"optim": {"lr": grid(1e-9, 2e-3, 1e-8)}}, "", 1)
     early = {"optim": {"epochs": 4}, "sweep": {"stopping": {"kind": "asha", "grace": 0.3, "reduction": 3}}}
+    # nothing learned, something learned, nothing learned: whichever probes better, one comes after a better one
     one_at_a_time = {"scaling": {"cpus_per_worker": 2.0}}
     outcome = sweep(space, overlay(ALONE, early, one_at_a_time), *worlds, tmp_path)
     status = {trial["parameters"]["optim.lr"]: trial["status"] for trial in outcome["trials"]}

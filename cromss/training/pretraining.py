@@ -20,7 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from cromss.config import RunConfig
 from cromss.data.patch import Batch
-from cromss.data.plan import Plan
+from cromss.data.plan import Plan, select
 from cromss.data.store import PatchStore
 from cromss.data.stream import open_batches, open_rows
 from cromss.networks.encoders import EncoderCard, save_encoder
@@ -66,6 +66,13 @@ def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ..
             f"data.val_folds={config.data.val_folds}: {store.path} has {len(folds)} folds, and training needs one at least"
         )
     held = tuple(folds[: config.data.val_folds])
+    rows = int(store.blocks.rows[select(store.blocks, "train", exclude_folds=held)].sum())
+    if rows < config.optim.batch_size:
+        raise ValueError(
+            f"optim.batch_size={config.optim.batch_size}: an epoch of {store.path} has only {rows} patches; "
+            f"choose at most {rows // config.data.lanes * config.data.lanes} (a multiple of "
+            f"data.lanes={config.data.lanes})"
+        )
     plan = Plan(
         store.blocks,
         seed=config.seed,
@@ -77,12 +84,6 @@ def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ..
         split="train",
         exclude_folds=held,
     )
-    if plan.rows < config.optim.batch_size:
-        raise ValueError(
-            f"optim.batch_size={config.optim.batch_size}: an epoch of {store.path} has only {plan.rows} patches; "
-            f"choose at most {plan.rows // config.data.lanes * config.data.lanes} (a multiple of "
-            f"data.lanes={config.data.lanes})"
-        )
     return plan, held
 
 

@@ -117,8 +117,9 @@ def rank(trials: Iterable[Mapping[str, Any]], metric: str = "mean", quantity: st
 
     `metric` = mean (of S1 and S2) | s1 | s2; it is taken frozen, or fine-tuned where nothing was judged frozen.
     """
-    groups = configurations(trial for trial in trials if trial["downstream"])
-    found = [(name, group, _cells(group, quantity)) for name, group in groups.items()]
+    groups = configurations(trials).items()  # named before the unfinished are left out, as everywhere else
+    judged = {name: [trial for trial in group if trial["downstream"]] for name, group in groups}
+    found = [(name, group, _cells(group, quantity)) for name, group in judged.items() if group]
     modes = {mode for _, _, cells in found for _, mode in cells}
     mode = "frozen" if "frozen" in modes else min(modes, default="frozen")
     rows = [Row(name, group[0]["arm"], cells, _score(cells, metric, mode), group) for name, group, cells in found]
