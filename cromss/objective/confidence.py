@@ -17,23 +17,28 @@ Labels = Integer[Tensor, "batch height width"]
 Confidence = Float[Tensor, "batch height width"]
 
 
-def label_confidence(logits: Logits, labels: Labels, ignore_index: int = IGNORE) -> Confidence:
-    """F_l = Q[y]: the softmax probability of the given label; 0 where the label is `ignore_index`."""
+def label_confidence(
+    logits: Logits, labels: Labels, ignore_index: int = IGNORE, *, normalised: bool = False
+) -> Confidence:
+    """F_l = Q[y]: the softmax probability of the given label; 0 where the label is `ignore_index`.
+
+    `normalised`, here and elsewhere: the logits are log-probabilities already, so that a step takes the softmax once.
+    """
     known = labels != ignore_index
     given = labels.long().masked_fill(~known, 0).unsqueeze(1)
-    return full_precision(logits.detach()).softmax(1).gather(1, given).squeeze(1) * known
+    return log_probabilities(logits.detach(), normalised).gather(1, given).squeeze(1).exp() * known
 
 
-def entropy_confidence(logits: Logits) -> Confidence:
+def entropy_confidence(logits: Logits, *, normalised: bool = False) -> Confidence:
     """F_e = 1 + (1 / ln C) sum_c Q ln Q (eq. 1): 1 for a one-hot prediction, 0 for a uniform one."""
-    log_probabilities = full_precision(logits.detach()).log_softmax(1)  # p * log(p) is NaN once p underflows
-    negative_entropy = (log_probabilities.exp() * log_probabilities).sum(1)
+    log_q = log_probabilities(logits.detach(), normalised)  # p * log(p) is NaN once p underflows
+    negative_entropy = (log_q.exp() * log_q).sum(1)
     return (1 + negative_entropy / math.log(logits.shape[1])).clamp(0, 1)
 
 
-def gini_confidence(logits: Logits) -> Confidence:
+def gini_confidence(logits: Logits, *, normalised: bool = False) -> Confidence:
     """sum_c Q^2: the alternative of the authors' code to eq. 1; 1 for a one-hot prediction, 1/C for a uniform one."""
-    return full_precision(logits.detach()).softmax(1).square().sum(1).clamp(max=1)
+    return log_probabilities(logits.detach(), normalised).exp().square().sum(1).clamp(max=1)
 
 
 def enhance(own: Confidence, other: Confidence) -> Confidence:
@@ -60,3 +65,8 @@ PREDICTION_CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {
 def full_precision(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
     """float16 and bfloat16 as float32; wider types as they are."""
     return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
+
+
+def log_probabilities(logits: Logits, normalised: bool = False) -> Logits:
+    """ln Q over the classes, in float32 or wider; logits that are `normalised` are that already."""
+    return logits if normalised else full_precision(logits).log_softmax(1)

@@ -15,6 +15,7 @@ from cromss.objective.confidence import (
     enhance_all,
     full_precision,
     label_confidence,
+    log_probabilities,
 )
 from cromss.objective.losses import (
     KL,
@@ -113,14 +114,18 @@ class CrossModalObjective:
         """
         with torch.autocast(labels.device.type, enabled=False):
             # Networks deliver channels last, which every softmax over the classes would copy: once here instead.
-            logits = {modality: _without(full_precision(z).contiguous(), valid) for modality, z in logits.items()}
+            # The softmax, too, is taken once, for everything below.
+            log_q = {
+                modality: log_probabilities(_without(full_precision(z).contiguous(), valid))
+                for modality, z in logits.items()
+            }
             labels = _without(labels, valid, IGNORE)
             targets = as_targets(labels, _classes(logits)) if targets is None else _without(targets, valid)
-            return self._parts(logits, labels, alpha, gamma, targets, valid, clean)
+            return self._parts(log_q, labels, alpha, gamma, targets, valid, clean)
 
     def _parts(
         self,
-        logits: dict[str, Tensor],
+        log_q: dict[str, Tensor],
         labels: Tensor,
         alpha: float,
         gamma: float,
@@ -131,8 +136,9 @@ class CrossModalObjective:
         config, selection = self.config, self.config.selection
 
         # 3.1 How far does each network trust the given label, and its own prediction?
-        label = {modality: label_confidence(z, labels) for modality, z in logits.items()}
-        prediction = {modality: PREDICTION_CONFIDENCE[config.confidence](z) for modality, z in logits.items()}
+        label = {modality: label_confidence(q, labels, normalised=True) for modality, q in log_q.items()}
+        confidence = PREDICTION_CONFIDENCE[config.confidence]
+        prediction = {modality: confidence(q, normalised=True) for modality, q in log_q.items()}
 
         # ... and does the other modality agree? (eq. 2)
         if config.enhance:
@@ -149,31 +155,31 @@ class CrossModalObjective:
 
         # Each modality learns the noisy labels ...
         cross_entropy = {
-            modality: weighted_cross_entropy(z, targets, label_weights[modality], scope=config.scope)
-            for modality, z in logits.items()
+            modality: weighted_cross_entropy(q, targets, label_weights[modality], scope=config.scope, normalised=True)
+            for modality, q in log_q.items()
         }
         dice = {
-            modality: weighted_dice(z, targets, label_weights[modality], scope=config.scope)
-            for modality, z in logits.items()
+            modality: weighted_dice(q, targets, label_weights[modality], scope=config.scope, normalised=True)
+            for modality, q in log_q.items()
         }
         segmentation = sum(cross_entropy.values()) + sum(dice.values())
 
         # ... and to agree with the others, two-way.
-        agreement = self._consistency(logits, entropy_weights)
+        agreement = self._consistency(log_q, entropy_weights)
 
         loss = segmentation + config.consistency.weight * agreement
         return ObjectiveParts(loss, segmentation, cross_entropy, dice, agreement, label, label_weights, entropy_weights)
 
-    def _consistency(self, logits: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
+    def _consistency(self, log_q: dict[str, Tensor], weights: dict[str, Tensor]) -> Tensor:
         """Every modality as student of every other; with three or more, a student's loss is the mean over teachers."""
         kind, scope = self.config.consistency.kind, self.config.scope
         pairs = [
-            consistency(logits[student], logits[teacher], weights[teacher], kind, scope)
-            for student, teacher in permutations(logits, 2)
+            consistency(log_q[student], log_q[teacher], weights[teacher], kind, scope, normalised=True)
+            for student, teacher in permutations(log_q, 2)
         ]
         if not pairs:
-            return next(iter(logits.values())).new_zeros(())
-        return torch.stack(pairs).sum() / (len(logits) - 1)
+            return next(iter(log_q.values())).new_zeros(())
+        return torch.stack(pairs).sum() / (len(log_q) - 1)
 
 
 def _without(values: Tensor, valid: Tensor | None, fill: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Integer
 from torch import Tensor
 
-from cromss.objective.confidence import IGNORE, Logits, full_precision
+from cromss.objective.confidence import IGNORE, Logits, log_probabilities
 from cromss.objective.pool import Scope, pooled
 from cromss.objective.weights import Weights
 from cromss.settings import Settings
@@ -50,25 +50,27 @@ Consistency = Annotated[KL | CrossEntropy | MSE, pydantic.Field(discriminator="k
 
 
 def weighted_cross_entropy(
-    logits: Logits, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch"
-) -> Scalar:
+    logits: Logits, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch", *,
+    normalised: bool = False,
+) -> Scalar:  # fmt: skip
     """CE_w = sum W CE(Z, y) / sum W; 0 where no pixel counts.
 
     labels  class numbers, or one target distribution per pixel, all zero where there is no label
     """
-    logits, targets = full_precision(logits), as_targets(labels, logits.shape[1], ignore_index)
+    targets = as_targets(labels, logits.shape[1], ignore_index)
     weights = weights * (targets.sum(1) > 0)
-    entropies = -(targets * logits.log_softmax(1)).sum(1)
+    entropies = -(targets * log_probabilities(logits, normalised)).sum(1)
     return _ratio((weights * entropies).sum(), weights.sum(), scope)
 
 
 def weighted_dice(
-    logits: Logits, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch"
-) -> Scalar:
+    logits: Logits, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch", *,
+    normalised: bool = False,
+) -> Scalar:  # fmt: skip
     """D_c = 1 - 2 sum W p t / sum W (p + t) over the batch, 0 for a class absent from y; the mean over ALL classes."""
     targets = as_targets(labels, logits.shape[1], ignore_index)
     weights = (weights * (targets.sum(1) > 0)).unsqueeze(1)
-    probabilities = full_precision(logits).softmax(1)
+    probabilities = log_probabilities(logits, normalised).exp()
     sums = torch.stack(
         [
             (weights * probabilities * targets).sum(PIXELS),
@@ -82,11 +84,12 @@ def weighted_dice(
 
 
 def consistency(
-    student: Logits, teacher: Logits, teacher_weights: Weights, kind: Discrepancy = "kl", scope: Scope = "batch"
-) -> Scalar:
+    student: Logits, teacher: Logits, teacher_weights: Weights, kind: Discrepancy = "kl", scope: Scope = "batch", *,
+    normalised: bool = False,
+) -> Scalar:  # fmt: skip
     """sum W_e D(P_teacher, Q_student) / sum W_e: draws the student to the teacher, which is detached."""
-    log_student = full_precision(student).log_softmax(1)
-    log_teacher = full_precision(teacher.detach()).log_softmax(1)
+    log_student = log_probabilities(student, normalised)
+    log_teacher = log_probabilities(teacher.detach(), normalised)
     match kind:
         case "kl":
             distance = log_teacher.exp() * (log_teacher - log_student)
