@@ -33,11 +33,14 @@ def free_ports(count):
 @pytest.fixture
 def head(tmp_path):
     """The dashboard's address of a Ray head that ends with the test, process group and all."""
-    gcs, dashboard, client = free_ports(3)
+    gcs, dashboard, client, *agent = free_ports(6)
     temp = Path("/tmp") / f"cr{os.getpid()}"  # socket paths must be short
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"}
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
+    # The agent's own ports too: beside another Ray on this machine the default ones are taken, and no job is accepted.
+    ports += [f"--dashboard-agent-listen-port={agent[0]}", f"--dashboard-agent-grpc-port={agent[1]}",
+              f"--metrics-export-port={agent[2]}"]  # fmt: skip
     local = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={temp}"]
     with (tmp_path / "head.log").open("w") as log:
         process = subprocess.Popen(
