@@ -29,7 +29,7 @@ def pretrain(
     Raises ValueError for mistakes in configuration or data (found before a worker starts), FloatingPointError for a loss
     that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`.
     """
-    check(config, data)
+    check(config, PatchStore.open(data))
     out.mkdir(parents=True, exist_ok=True)
     job = {
         "config": _with_share(config, share).model_dump(mode="json"),
@@ -93,15 +93,13 @@ def _forwarded(report: Report) -> Any:
     return Forwarded()
 
 
-def check(config: RunConfig, data: Path) -> PatchStore:
-    """Open the store and hold the configuration against it, before anything is started. Raises ValueError."""
+def check(config: RunConfig, store: PatchStore) -> None:
+    """Hold the configuration against the store, before anything is started. Raises ValueError."""
     from cromss.training.pretraining import inputs_for, make_plan
 
-    store = PatchStore.open(data)
     inputs_for(config, store)
     make_plan(config, store)
     check_world(config.scaling.num_workers or 1, config.data.lanes)
-    return store
 
 
 def _worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -169,15 +167,13 @@ def main(argv: list[str] | None = None) -> int:
     if not args.data or not args.out:
         raise ValueError("--data STORE and --out DIR are needed")
     out = writable(args.out)
-    check(config, Path(args.data))
+    check(config, PatchStore.open(args.data))
     connect()
     import ray
 
     resources = ray.cluster_resources()
     share = share_of(config, resources.get("CPU", 0), resources.get("GPU", 0))
-    print(
-        f"pretraining on {share.workers} {'GPU' if share.gpus else 'CPU'} worker(s), journal and checkpoints in {out}"
-    )
+    print(f"pretraining on {share}, journal and checkpoints in {out}")
     result = pretrain(
         config,
         Path(args.data),

@@ -71,6 +71,9 @@ class Share:
     def all_cpus(self) -> float:
         return max(self.workers, 1) * (self.cpus + self.reader_cpus)
 
+    def __str__(self) -> str:
+        return f"{self.workers} {'GPU' if self.gpus else 'CPU'} worker(s)" if self.workers else "a process"
+
 
 def share_of(config: RunConfig, cpus: float, gpus: float) -> Share:
     """The share of a pretraining on a cluster with so many CPUs and GPUs.

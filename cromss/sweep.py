@@ -51,13 +51,14 @@ def sweep(
     _claim(out, resume)
     _seen_by_all_nodes(out)
     samples = samples or space.samples
-    planned = _planned(space, setting, samples, first)
+    planned = _planned(space, setting, samples, first, stores)
     seen = overlap(*stores, first.transfer.protocol.kind)
-    write_json(out / "sweep.json", _story(space, setting, first, samples) | {"overlap": seen})
+    write_json(out / "sweep.json", _story(space, setting, first, samples, stores[1]) | {"overlap": seen})
     count = samples + CONFIRMED * (first.sweep.seeds - 1) if space.search else len(planned)
-    kind = "GPU" if plan.share.gpus else "CPU"
-    who = f"{plan.share.workers} {kind} worker(s) each" if plan.share.workers else "a process each"
-    print(f"{space.question}\n{count} trials, {plan.concurrent} at a time, {who}; results in {out}", flush=True)
+    print(
+        f"{space.question}\n{count} trials, {plan.concurrent} at a time, {plan.share} each; results in {out}",
+        flush=True,
+    )
     if seen["shared"]:
         print(warning(seen), flush=True)
     with Progress(out, count):
@@ -68,7 +69,9 @@ def sweep(
     return _conclude(out)
 
 
-def _planned(space: Space, setting: Setting, samples: int, first: RunConfig) -> list[dict[str, Any]]:
+def _planned(
+    space: Space, setting: Setting, samples: int, first: RunConfig, stores: tuple[PatchStore, PatchStore]
+) -> list[dict[str, Any]]:
     """Every sample with every seed, validated; samples of one address (a setting without effect) run once. Of a guided
     search, one sample for the validation's sake."""
     if samples > 1 and not is_random(space.params):
@@ -77,20 +80,20 @@ def _planned(space: Space, setting: Setting, samples: int, first: RunConfig) -> 
     seeds = range(first.seed, first.seed + first.sweep.seeds)
     found: dict[str, dict[str, Any]] = {}
     for sample in (dict(sample, seed=seed) for seed in seeds for sample in drawn):
-        config = _validated(sample, setting)
+        config = _validated(sample, setting, *stores)
         _rankable(config, space)
         found.setdefault(record_of(sample, setting)["key"], sample)
     return list(found.values())
 
 
-def _validated(sample: dict[str, Any], setting: Setting) -> RunConfig:
+def _validated(sample: dict[str, Any], setting: Setting, data: PatchStore, downstream: PatchStore) -> RunConfig:
     from cromss.pretrain import check
     from cromss.transfer import check_downstream
 
     config = config_of(sample, setting.base)
-    check_downstream(config, PatchStore.open(setting.downstream))
+    check_downstream(config, downstream)
     if config.pretraining.kind == "pretrain":
-        check(config, Path(setting.data))
+        check(config, data)
     return config
 
 
@@ -143,8 +146,8 @@ def _seen_by_all_nodes(out: Path) -> None:
         raise ValueError(f"--out {out}: {seen.count(False)} of {len(nodes)} nodes cannot see it; name a shared folder")
 
 
-def _story(space: Space, setting: Setting, first: RunConfig, samples: int) -> dict[str, Any]:
-    real = "synthetic" not in str(PatchStore.open(setting.downstream).manifest.source.get("layout", {}).get("kind"))
+def _story(space: Space, setting: Setting, first: RunConfig, samples: int, downstream: PatchStore) -> dict[str, Any]:
+    real = "synthetic" not in str(downstream.manifest.source.get("layout", {}).get("kind"))
     return {
         "space": space.name,
         "question": space.question,
@@ -154,7 +157,7 @@ def _story(space: Space, setting: Setting, first: RunConfig, samples: int) -> di
         "repeats": first.transfer.repeats,
         "samples": samples,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "paper_rows": real and PatchStore.open(setting.downstream).scheme.name == "dfc2020",
+        "paper_rows": real and downstream.scheme.name == "dfc2020",
         "store_digest": setting.world[0],
         "downstream_digest": setting.downstream_digest,
     }
