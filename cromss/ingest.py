@@ -4,22 +4,31 @@
     python -m cromss.ingest synthetic STORE --seasons 4
     python -m cromss.ingest --describe STORE
     python -m cromss.ingest --verify STORE
+    python -m cromss.ingest --repair STORE
 
-Locations are written in a seeded random order, fold by fold. Whatever cannot be used is skipped, named and counted.
+Locations are written in a seeded random order, fold by fold. Whatever cannot be used is skipped, named and counted. The same
+command again goes on where a stopped one was.
 """
 
 import argparse
+import functools
+import os
 import sys
+import time
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cromss.data.ingestion import Ingest, Summary, ingest
+from cromss.data.progress import clock
+from cromss.data.repair import repair
 from cromss.data.sources.base import Source
 from cromss.data.sources.layouts import LAYOUTS
 from cromss.data.store import PatchStore
 from cromss.settings import Settings, assignments, validate
+
+_WORTH_RAY = 4  # chunks
 
 __all__ = ["Ingest", "Summary", "ingest", "main"]
 
@@ -39,26 +48,93 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: dict[str, Any]) -> int:
-    if path := given.pop("describe", None):
-        store = PatchStore.open(path)
-        print(store.describe())
-        return 0
-    if path := given.pop("verify", None):
-        store = PatchStore.open(path, check=False)
-        faults = store.verify()
-        print("\n".join(faults) or f"{store.path}: all {len(store.manifest.shards)} shards are as they were written")
-        return 1 if faults else 0
+    for name, act in _ACTIONS.items():
+        if stores := given.pop(name, None):
+            return act(stores, given)
     if (kind := given.pop("layout", None)) is None:
-        raise ValueError(f"name a layout ({', '.join(LAYOUTS)}), --describe STORE or --verify STORE")
+        raise ValueError(
+            f"name a layout ({', '.join(LAYOUTS)}), or look at a store: {', '.join(f'--{name}' for name in _ACTIONS)}"
+        )
     store, extra = given.pop("store"), assignments(given.pop("set", []))
     source = validate(LAYOUTS[kind], {name: given[name] for name in given if name in LAYOUTS[kind].model_fields}, extra)
     config = validate(Ingest, {name: given[name] for name in given if name in Ingest.model_fields})
-    summary = ingest(source, store, config, _stderr)
+    summary = ingest(source, store, config, _stderr, functools.partial(_workers, given.get("workers")))
     if not sys.stderr.isatty():
         print(summary)
     else:
         print(f"\n{summary}")
     return 0 if summary.patches else 1
+
+
+def _workers(asked: int | None, chunks: int) -> int:
+    """Ray Data tasks at a time: as asked, else one a CPU of the cluster where there are chunks enough to pay for Ray's
+    start. 0 = this process."""
+    if asked == 0 or (asked is None and chunks < _WORTH_RAY and "RAY_ADDRESS" not in os.environ):
+        return 0
+    from cromss.ray_session import connect
+
+    connect()
+    import ray
+
+    return min(chunks, asked or max(1, int(ray.cluster_resources().get("CPU", 1))))
+
+
+# --- stores that are there ----------------------------------------------------------------------------------------------
+
+
+def _describe(store: str, given: dict[str, Any]) -> int:
+    print(PatchStore.open(store).describe())
+    return 0
+
+
+def _verify(store: str, given: dict[str, Any]) -> int:
+    opened = PatchStore.open(store, check=False)
+    faults = opened.damaged(content=True, progress=_reading(opened))
+    if not faults:
+        print(f"{opened.folder}: all {len(opened.manifest.shards)} shards are as they were written")
+        return 0
+    print("\n".join(map(str, faults)))
+    lost, whole = sum(fault.patches for fault in faults), sum(opened.manifest.patches.values())
+    print(
+        f"{len(faults)} of {len(opened.manifest.shards)} shards do not hold: {lost:,} of {whole:,} patches. Write them again "
+        f"with --repair {store}, or train without them: data.quarantine=true"
+    )
+    return 1
+
+
+def _repair(store: str, given: dict[str, Any]) -> int:
+    repaired = repair(PatchStore.open(store, check=False), _stderr_line)
+    print(f"{store}: {len(repaired)} shards written again" if repaired else f"{store}: nothing to repair")
+    return 0
+
+
+def _reading(store: PatchStore) -> Callable[[int], None]:
+    """A line now and then while every byte is read."""
+    total, start, last = sum(shard.bytes for shard in store.manifest.shards), time.monotonic(), [time.monotonic()]
+
+    def progress(done: int) -> None:
+        now = time.monotonic()
+        if now - last[0] >= 2:
+            last[0], rate = now, done / (now - start)
+            _stderr(
+                f"{done / 1e9:,.1f}/{total / 1e9:,.1f} GB, {rate / 1e6:,.0f} MB/s, ETA {clock((total - done) / rate)}"
+            )
+
+    return progress
+
+
+_ACTIONS: dict[str, Callable[[Any, dict[str, Any]], int]] = {
+    "describe": _describe,
+    "verify": _verify,
+    "repair": _repair,
+}
+
+
+# --- the command line ---------------------------------------------------------------------------------------------------
+
+
+def _stderr_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _stderr(line: str) -> None:
@@ -74,8 +150,9 @@ def _parser() -> _Parser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--describe", metavar="STORE", type=Path, help="print what is in a store")
-    parser.add_argument("--verify", metavar="STORE", type=Path, help="compare every byte of a store with its manifest")
+    parser.add_argument("--describe", metavar="STORE", help="print what is in a store")
+    parser.add_argument("--verify", metavar="STORE", help="compare every byte of a store with its manifest")
+    parser.add_argument("--repair", metavar="STORE", help="write the damaged shards of a store again, from its source")
     layouts = parser.add_subparsers(dest="layout", metavar="LAYOUT", parser_class=_Parser)
     for kind, layout in LAYOUTS.items():
         title = (layout.__doc__ or kind).strip().split("\n")[0]
@@ -91,7 +168,11 @@ def _options(parser: argparse.ArgumentParser, layout: type[Source]) -> None:
     fields = Ingest.model_fields | layout.model_fields
     if "path" in layout.model_fields:
         parser.add_argument("path", metavar="SRC", type=Path, help=layout.model_fields["path"].description)
-    parser.add_argument("store", metavar="STORE", type=Path, help="the patch store to write: a new or empty folder")
+    parser.add_argument(
+        "store", metavar="STORE", help="the patch store to write: a new or empty folder, s3://..., gs://..."
+    )
+    parser.add_argument("--workers", metavar="N", type=_count, help="Ray Data tasks at a time, on all nodes; 0: this process; "
+                        f"default: one a CPU, where there are {_WORTH_RAY} chunks or more")  # fmt: skip
     nested = []
     for name, info in fields.items():
         if name in ("kind", "path"):
@@ -111,6 +192,12 @@ def _options(parser: argparse.ArgumentParser, layout: type[Source]) -> None:
             parser.add_argument(option, metavar=_metavar(info), help=described)
     if nested:
         parser.add_argument("--set", action="append", metavar="KEY=VALUE", help=f"of {', '.join(nested)}: a.b=value")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit():
+        raise argparse.ArgumentTypeError(f"{text}: must be a number of tasks, 0 or more")
+    return int(text)
 
 
 def _metavar(info: Any) -> str:

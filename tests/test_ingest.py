@@ -11,6 +11,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent / "data"))  # the tree generators
 from trees import acquisition, classes, dfc2020_tree, geotiff_tree, optical, radar, ssl4eo_tree, write_tif
 
+from cromss.contract import physical
 from cromss.data.patch import Patch
 from cromss.data.sources.base import Location, Skipped, Source
 from cromss.data.sources.dfc2020 import Dfc2020
@@ -20,7 +21,7 @@ from cromss.data.sources.ssl4eo import Ssl4eo
 from cromss.data.store import PatchStore
 from cromss.ingest import Ingest, ingest, main
 from cromss.landcover import IGNORE
-from cromss.sensors import SENTINEL1, SENTINEL2
+from cromss.sensors import SENSORS, SENTINEL1, SENTINEL2
 
 PAIRS = Path(__file__).parents[1] / "../shared/data/real/pairs"
 needs_real = pytest.mark.skipif(not PAIRS.is_dir(), reason="the real samples are not beside this checkout")
@@ -118,7 +119,7 @@ def test_the_order_of_locations_follows_the_seed(tmp_path):
     root = geotiff_tree(tmp_path / "tree", locations=6, seasons=1)
     orders = []
     for number, seed in enumerate((0, 0, 1)):
-        ingest(GeoTiffTree(path=root), tmp_path / f"store{number}", Ingest(seed=seed, readers=1 + number))
+        ingest(GeoTiffTree(path=root), tmp_path / f"store{number}", Ingest(seed=seed))
         orders.append([row["patch_id"] for row in rows(tmp_path / f"store{number}")])
     assert orders[0] == orders[1] != orders[2]
     assert sorted(orders[0]) == sorted(orders[2])
@@ -205,7 +206,9 @@ def test_a_source_that_fails_on_a_location_costs_that_location_alone(tmp_path):
         def read(self, location):
             if location.id == "2":
                 raise OSError("the disk is gone")
-            yield Patch(f"{location.id}/0", location.id, "0", {"s1": radar(), "s2": optical()}, classes())
+            images = {"s1": radar(), "s2": optical()}
+            contracts = {name: physical(name, card.bands) for name, card in SENSORS.items()}
+            yield Patch(f"{location.id}/0", location.id, "0", images, contracts, classes())
 
     summary = ingest(Flaky(), tmp_path / "store")
     assert summary.patches == 3
@@ -271,7 +274,7 @@ def test_nothing_usable_is_exit_1_with_the_reasons_and_leaves_no_store(tmp_path,
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "name a layout (geotiff, ssl4eo, dfc2020, synthetic)"),
+        ([], "name a layout (geotiff, ssl4eo, "),
         (["geotif", "{tree}", "{store}"], "invalid choice: 'geotif'"),
         (["geotiff", "{tree}"], "required: STORE"),
         (["geotiff", "{tree}", "{store}", "--tiles", "16"], "unrecognized arguments: --tiles 16"),

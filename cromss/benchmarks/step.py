@@ -175,6 +175,7 @@ def random_batch(bands: dict[str, tuple[str, ...]], classes: int, pairs: int, si
 
     return Batch(
         images={name: codes(256, pairs, len(names), size, size) for name, names in bands.items()},
+        bands=bands,
         labels=codes(classes, pairs, size, size),
         ids=[str(row) for row in range(pairs)],
         epochs=torch.zeros(pairs, dtype=torch.int64),

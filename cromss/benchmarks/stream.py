@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cromss import sensors
+from cromss.contract import physical
 from cromss.data.assembly import Assembler, Rows, Wanted
 from cromss.data.patch import Batch, Patch
 from cromss.data.plan import Plan
@@ -156,5 +157,6 @@ def _random_patch(rng: np.random.Generator, place: int, season: int, size: int) 
             "s1": rng.random((2, size, size), np.float32) * 30 - 30,
             "s2": rng.integers(0, 4000, (13, size, size), np.uint16),
         },
+        contracts={name: physical(name, card.bands) for name, card in sensors.SENSORS.items()},
         label=rng.integers(0, 9, (size, size), np.uint8),
     )

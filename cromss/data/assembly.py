@@ -9,12 +9,11 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from cromss.data.manifest import pixel_dtype
+from cromss.data.manifest import checksum, checksum_column, pixel_dtype
 from cromss.data.patch import Batch
 from cromss.data.plan import Window
 from cromss.data.store import PatchStore, unpack_valid
 from cromss.landcover import IGNORE
-from cromss.settings import suggest
 
 
 @dataclass(frozen=True)
@@ -36,13 +35,7 @@ class Wanted:
         """Checked against the store. Raises ValueError naming what it lacks."""
         bands = store.bands if bands is None else bands
         for modality, names in bands.items():
-            if modality not in store.bands:
-                raise ValueError(f"{store.path}: has no modality {modality!r}{suggest(modality, store.bands)}")
-            for band in names:
-                if band not in store.bands[modality]:
-                    raise ValueError(
-                        f"{store.path}: has no {modality} band {band!r}{suggest(band, store.bands[modality])}"
-                    )
+            store.contract(modality).select(names, str(store.path))
         if clean and not store.has_clean:
             raise ValueError(f"{store.path}: has no clean labels; only a synthetic store has them")
         return cls({modality: tuple(names) for modality, names in bands.items()}, clean, seasons)
@@ -50,7 +43,8 @@ class Wanted:
     @property
     def columns(self) -> list[str]:
         """The Parquet columns to read."""
-        return ["patch_id", *self.bands, "label", "valid", *(["clean"] if self.clean else [])]
+        cells = [*self.bands, "label", "valid", *(["clean"] if self.clean else [])]
+        return ["patch_id", *cells, *map(checksum_column, cells)]
 
 
 def read_window(store: PatchStore, window: Window, columns: list[str], seasons: bool) -> pa.Table:
@@ -63,26 +57,37 @@ def read_window(store: PatchStore, window: Window, columns: list[str], seasons: 
             if s >= n:
                 label = pa.nulls(len(table), pa.large_binary())
             else:
-                other = table if s == slot else store.read(shard, first + s, ["label"])
-                label = other["label"]
+                label = (table if s == slot else _labels(store, shard, first + s))["label"]
             table = table.append_column(f"slot{s}", label)
         tables.append(table)
     return pa.concat_tables(tables)
 
 
+def _labels(store: PatchStore, shard: int, row_group: int) -> pa.Table:
+    table = store.read(shard, row_group, ["patch_id", "label", checksum_column("label")])
+    ids, expected = table["patch_id"].to_pylist(), table[checksum_column("label")].to_pylist()
+    for patch_id, cell, sum_ in zip(ids, _cells(table["label"]), expected, strict=True):
+        store.check_cell(cell, patch_id, sum_, shard, "label")
+    return table
+
+
 @dataclass
 class Rows:
-    """A window in memory: per column one flat uint8 view a row, None where null."""
+    """A window in memory: per pixel column one flat uint8 view a row, None where null, and its checksum."""
 
     window: Window
     table: pa.Table
     cells: dict[str, list[np.ndarray | None]] = field(init=False)
+    checksums: dict[str, list[int | None]] = field(init=False)
     ids: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
         assert len(self.table) == len(self.window.order)
         self.ids = self.table["patch_id"].to_pylist()
-        self.cells = {name: _cells(self.table[name]) for name in self.table.column_names if name != "patch_id"}
+        summed = [name for name in self.table.column_names if checksum_column(name) in self.table.column_names]
+        slots = [name for name in self.table.column_names if name.startswith("slot")]
+        self.cells = {name: _cells(self.table[name]) for name in (*summed, *slots)}
+        self.checksums = {name: self.table[checksum_column(name)].to_pylist() for name in summed}
 
 
 Row = tuple[Rows, int]  # (window in memory, row of it in file order)
@@ -92,7 +97,7 @@ class Assembler:
     """Turns rows into Batches of one store."""
 
     def __init__(self, store: PatchStore, wanted: Wanted, seed: int):
-        self.wanted, self.seed = wanted, seed
+        self.wanted, self.seed, self._store = wanted, seed, store
         self.size, self.slots, self._blocks = store.size, store.slots, store.blocks
         self._modalities = []
         for name, bands in wanted.bands.items():
@@ -107,6 +112,7 @@ class Assembler:
         keys = [row_key(self.seed, epoch, patch) for epoch, patch in zip(epochs, ids, strict=True)]
         return Batch(
             images={modality[0]: self._image(rows, *modality) for modality in self._modalities},
+            bands=self.wanted.bands,
             labels=self._map(rows, "label"),
             ids=ids,
             epochs=torch.tensor(epochs, dtype=torch.int64),
@@ -121,7 +127,7 @@ class Assembler:
     ) -> torch.Tensor:
         out = _allocate((len(rows), bands, *self.size), dtype)
         for position, (loaded, row) in enumerate(rows):
-            pixels = loaded.cells[name][row].view(dtype).reshape(stored, *self.size)
+            pixels = self._cell(loaded, row, name).view(dtype).reshape(stored, *self.size)
             if index is None:
                 out[position] = pixels
             else:
@@ -131,12 +137,22 @@ class Assembler:
     def _map(self, rows: Sequence[Row], name: str) -> torch.Tensor:
         out = np.empty((len(rows), *self.size), np.uint8)
         for position, (loaded, row) in enumerate(rows):
-            cell = loaded.cells[name][row]
+            cell = self._cell(loaded, row, name)
             out[position] = IGNORE if cell is None else cell.reshape(self.size)
         return torch.from_numpy(out)
 
+    def _cell(self, loaded: Rows, row: int, name: str) -> np.ndarray | None:
+        """A cell whose bytes are those that were ingested: compared here, where they leave the last transport."""
+        cell = loaded.cells[name][row]
+        if cell is not None and checksum(cell, loaded.ids[row]) != loaded.checksums[name][row]:
+            ends = np.cumsum(self._blocks.rows[loaded.window.blocks])
+            block = loaded.window.blocks[int(np.searchsorted(ends, row, side="right"))]
+            shard = int(self._blocks.shard[block])
+            raise self._store.unreadable(shard, f"{name} of patch {loaded.ids[row]} fails its checksum")
+        return cell
+
     def _valid(self, rows: Sequence[Row]) -> torch.Tensor | None:
-        cells = [loaded.cells["valid"][row] for loaded, row in rows]
+        cells = [self._cell(loaded, row, "valid") for loaded, row in rows]
         if all(cell is None for cell in cells):
             return None
         everywhere = np.ones(self.size, bool)

@@ -2,27 +2,40 @@
 
 import hashlib
 import json
-import os
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 import pydantic
+from isal import isal_zlib
 
-from cromss import sensors
+from cromss.contract import Contract, Encoding
+from cromss.data.statistics import BandStatistics
+from cromss.files import Folder, fault
 from cromss.settings import Settings, validate
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
-Encoding = Literal["uint8", "raw"]
 RAW_DTYPES = {"s1": np.dtype(np.float32), "s2": np.dtype(np.uint16)}
+MAPS = ("label", "clean", "valid")  # the pixel columns that are no imagery
 
 
 def pixel_dtype(modality: str, encoding: Encoding) -> np.dtype:
     """What a modality's pixels are stored as."""
     return np.dtype(np.uint8) if encoding == "uint8" else RAW_DTYPES[modality]
+
+
+def checksum(cell: bytes | np.ndarray, patch_id: str) -> int:
+    """CRC-32 of a cell's bytes, started from the patch's name: pixels of another patch do not pass either."""
+    return isal_zlib.crc32(cell, isal_zlib.crc32(patch_id.encode()))
+
+
+def checksum_column(name: str) -> str:
+    """The column that holds the checksums of a pixel column."""
+    return f"{name}_crc32"
 
 
 class Shard(Settings):
@@ -47,93 +60,122 @@ class Shard(Settings):
 
 
 class Manifest(Settings):
-    """What is in a store. `histogram` counts pixels: split -> class name (or "unlabelled") -> pixels."""
+    """What is in a store.
+
+    contracts   modality -> bands, units, scaling, statistics of the training split
+    histogram   split -> class name (or "unlabelled") -> pixels
+    seasons     split -> for the k-th acquisition in time order, class name -> pixels
+    statistics  split -> modality -> one entry a band
+    kind        `shards`: pixels in Parquet files; `live`: rows are made from the source's own files while they are read,
+                and histogram, seasons and statistics are those of a sample
+    """
 
     schema_version: int = SCHEMA_VERSION
+    kind: Literal["shards", "live"] = "shards"
     encoding: Encoding
     size: tuple[int, int]
     scheme: str
-    bands: dict[str, tuple[str, ...]]
-    units: dict[str, str]
+    contracts: dict[str, Contract]
     has_clean: bool
     places: dict[str, int]  # split -> number
     patches: dict[str, int]
     histogram: dict[str, dict[str, int]]
+    seasons: dict[str, tuple[dict[str, int], ...]]
+    statistics: dict[str, dict[str, tuple[BandStatistics, ...]]]
     shards: tuple[Shard, ...]
     source: dict[str, Any]
 
+    @property
+    def bands(self) -> dict[str, tuple[str, ...]]:
+        """modality -> band names in the order of their axis."""
+        return {name: contract.bands for name, contract in self.contracts.items()}
 
-def row_schema(scheme: str, bands: dict[str, tuple[str, ...]], size: tuple[int, int], encoding: Encoding) -> pa.Schema:
-    described = {
-        name: {
-            "dtype": pixel_dtype(name, encoding).str,
-            "shape": [len(chosen), *size],
-            "bands": chosen,
-            "unit": "code" if encoding == "uint8" else sensors.sensor(name).unit,
+
+@dataclass(frozen=True)
+class Layout:
+    """What all rows of a store have in common: label scheme, bands per modality, (H, W), encoding."""
+
+    scheme: str
+    bands: dict[str, tuple[str, ...]]
+    size: tuple[int, int]
+    encoding: Encoding
+
+    @property
+    def contracts(self) -> dict[str, Contract]:
+        """modality -> contract, without statistics."""
+        return {name: Contract.of(name, bands, self.encoding) for name, bands in self.bands.items()}
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The pixel columns."""
+        return (*self.bands, *MAPS)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """A row. Its metadata describe the pixels to whoever opens a shard without the manifest."""
+        described = {
+            name: contract.model_dump(mode="json", exclude={"mean", "std"})
+            | {"dtype": pixel_dtype(name, self.encoding).str, "shape": [len(contract.bands), *self.size]}
+            for name, contract in self.contracts.items()
         }
-        for name, chosen in bands.items()
-    }
-    metadata = {"schema_version": SCHEMA_VERSION, "encoding": encoding, "scheme": scheme, "pixels": described}
-    pixels, text = pa.large_binary(), pa.string()
-    return pa.schema(
-        [
-            ("patch_id", text),
-            ("location_id", text),
-            ("tile", text),
-            ("acquisition", text),
-            ("slot", pa.int16()),
-            ("split", text),
-            ("fold", pa.int32()),
-            *((name, pixels) for name in bands),
-            ("label", pixels),
-            ("clean", pixels),
-            ("valid", pixels),
-            ("crs", text),
-            ("transform", pa.list_(pa.float64())),
-            ("lon", pa.float64()),
-            ("lat", pa.float64()),
-            ("notes", text),
-        ],
-        metadata={"cromss": json.dumps(metadata)},
-    )
+        metadata = {"schema_version": SCHEMA_VERSION, "scheme": self.scheme, "pixels": described}
+        text = pa.string()
+        return pa.schema(
+            [
+                ("patch_id", text),
+                ("location_id", text),
+                ("tile", text),
+                ("acquisition", text),
+                ("slot", pa.int16()),
+                ("split", text),
+                ("fold", pa.int32()),
+                *((name, pa.large_binary()) for name in self.columns),
+                *((checksum_column(name), pa.uint32()) for name in self.columns),
+                ("crs", text),
+                ("transform", pa.list_(pa.float64())),
+                ("lon", pa.float64()),
+                ("lat", pa.float64()),
+                ("notes", text),
+            ],
+            metadata={"cromss": json.dumps(metadata)},
+        )
 
 
 def sha256(path: Path) -> str:
+    """Of a local file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    aside = path / f".{MANIFEST}.part"
+def write_manifest(folder: Folder, manifest: Manifest) -> None:
+    """Make a folder of shards a store."""
     try:
-        with aside.open("w") as file:
-            json.dump(manifest.model_dump(mode="json"), file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path / MANIFEST)
+        folder.write(MANIFEST, json.dumps(manifest.model_dump(mode="json")).encode())
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror}); free some space") from None
+        raise ValueError(f"{folder}: cannot be written ({fault(error)}); free some space") from None
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The manifest of the store at `path`. Raises ValueError when there is none that this version can read."""
-    file = path / MANIFEST
+def read_manifest(folder: Folder) -> Manifest:
+    """The manifest of a store. Raises ValueError when there is none that this version can read."""
+    where = f"{folder}/{MANIFEST}"
     try:
-        found = json.loads(file.read_text())
+        found = json.loads(folder.read(MANIFEST).decode())
     except FileNotFoundError:
         raise ValueError(
-            f"{path}: is not a patch store (no {MANIFEST}; an unfinished ingest has none): "
+            f"{folder}: is not a patch store (no {MANIFEST}; an unfinished ingest has none): "
             "make one with python -m cromss.ingest"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file}: cannot be read ({error}); ingest again") from None
+    except OSError as error:
+        raise ValueError(f"{where}: cannot be read ({fault(error)})") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ValueError(f"{where}: cannot be read ({error}); ingest again") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if isinstance(version, int) and version != SCHEMA_VERSION:
+        way = "update cromss, or ingest again with this one" if version > SCHEMA_VERSION else "ingest again"
         raise ValueError(
-            f"{path}: is a patch store of schema version {version}, this cromss reads up to {SCHEMA_VERSION}: "
-            "update cromss, or ingest again with this one"
+            f"{folder}: is a patch store of schema version {version}, this cromss reads {SCHEMA_VERSION}: {way}"
         )
     try:
         return validate(Manifest, found)
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file}: is not a manifest ({str(error).splitlines()[0]}); ingest again") from None
+        raise ValueError(f"{where}: is not a manifest ({str(error).splitlines()[0]}); ingest again") from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 if TYPE_CHECKING:  # torch takes seconds to import; reading tiles needs none of it
     import torch
 
+from cromss.contract import Contract
 from cromss.landcover import IGNORE
 
 
@@ -18,6 +19,7 @@ class Patch:
     """One acquisition of one location, as a source reads it.
 
     images  modality -> (bands, H, W) in the sensor's unit (S1: dB, S2: DN without the baseline-04.00 offset), any dtype
+    contracts   modality -> which bands these are, in which order, product and unit
     label   (H, W) uint8 class numbers of the store's scheme, IGNORE where unlabelled
     clean   (H, W) uint8, the true classes where they are known (synthetic Earth), else None
     valid   (H, W) bool, True where every modality has image data; None = everywhere
@@ -27,6 +29,7 @@ class Patch:
     location_id: str
     acquisition: str
     images: dict[str, np.ndarray]
+    contracts: dict[str, Contract]
     label: np.ndarray
     clean: np.ndarray | None = None
     valid: np.ndarray | None = None
@@ -48,7 +51,8 @@ class Patch:
 class Batch:
     """B patches on their way to the device: as stored, neither cropped nor normalised.
 
-    images   modality -> (B, C, H, W), uint8 codes or raw values, bands in the stream's order
+    images   modality -> (B, C, H, W), uint8 codes or raw values, bands in the order of `bands`
+    bands    modality -> band names
     labels   (B, H, W) uint8
     clean    (B, H, W) uint8 or None
     valid    (B, H, W) bool or None (= everywhere)
@@ -60,6 +64,7 @@ class Batch:
     """
 
     images: dict[str, torch.Tensor]
+    bands: dict[str, tuple[str, ...]]
     labels: torch.Tensor
     ids: list[str]
     epochs: torch.Tensor
@@ -71,6 +76,17 @@ class Batch:
     def __len__(self) -> int:
         return len(self.ids)
 
+    def with_bands(self, bands: dict[str, tuple[str, ...]]) -> Batch:
+        """Some modalities' bands, by name and in that order. Raises ValueError naming what it lacks and holds."""
+        images = {}
+        for name, wanted in bands.items():
+            held = self.bands.get(name, ())
+            if missing := [band for band in wanted if band not in held]:
+                raise ValueError(f"the batch lacks {name} {', '.join(missing)}; it holds {', '.join(held) or 'none'}")
+            same = wanted == held
+            images[name] = self.images[name] if same else self.images[name][:, [held.index(band) for band in wanted]]
+        return replace(self, images=images, bands=dict(bands))
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device` (asynchronously from pinned memory)."""
 
@@ -79,6 +95,7 @@ class Batch:
 
         return Batch(
             images={name: move(image) for name, image in self.images.items()},
+            bands=self.bands,
             labels=move(self.labels),
             ids=self.ids,
             epochs=self.epochs,

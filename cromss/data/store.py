@@ -12,24 +12,28 @@ import hashlib
 import json
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cromss import landcover, sensors
-from cromss.data.manifest import Manifest, Shard, pixel_dtype, read_manifest, sha256
+from cromss.contract import physical
+from cromss.data.cache import Cache, CacheConfig
+from cromss.data.manifest import Layout, Manifest, Shard, checksum, checksum_column, pixel_dtype, read_manifest
 from cromss.data.patch import Patch
 from cromss.data.writer import StoreWriter
+from cromss.files import Folder, fault
 
-__all__ = ["Blocks", "PatchStore", "StoreWriter"]
+__all__ = ["Blocks", "Lost", "PatchStore", "StoreWriter"]
 
 OPEN_SHARDS = 64  # file handles a thread keeps
-REMEDY = "ingest again, or list every damaged shard with: python -m cromss.ingest --verify"
+REMEDY = "list every damaged shard with python -m cromss.ingest --verify {0}, write them again with --repair {0}"
 
 
 @dataclass(frozen=True)
@@ -51,56 +55,140 @@ class Blocks:
         return Blocks(*(getattr(self, name)[mask] for name in self.__dataclass_fields__))
 
 
+@dataclass(frozen=True)
+class Lost:
+    """A shard that does not hold: why, and the training and other patches that go with it."""
+
+    shard: str
+    reason: str
+    patches: int
+
+    def __str__(self) -> str:
+        return f"shard {self.shard} {self.reason}: {self.patches:,} patches"
+
+
 class PatchStore:
     """A store opened for reading. Reading is thread-safe: each thread keeps its own file handles."""
 
-    def __init__(self, path: Path, manifest: Manifest, digest: str):
-        self.path, self.manifest, self.digest = path, manifest, digest
+    def __init__(
+        self, folder: Folder, manifest: Manifest, *, without: Iterable[str] = (), cache: CacheConfig | None = None
+    ):
+        self.folder, self.manifest, self.without = folder, manifest, tuple(sorted(without))
+        self.digest = _digest(manifest, self.without)
+        self.cache = cache or CacheConfig()
         self.encoding, self.size, self.scheme = manifest.encoding, manifest.size, landcover.scheme(manifest.scheme)
-        self.bands, self.has_clean = manifest.bands, manifest.has_clean
-        self.blocks = _blocks(manifest)
+        self.contracts, self.has_clean = manifest.contracts, manifest.has_clean
+        self.bands = manifest.bands
+        self.layout = Layout(manifest.scheme, self.bands, manifest.size, manifest.encoding)
+        self.blocks = self._all_blocks()
+        if self.without:
+            left_out = [index for index, shard in enumerate(manifest.shards) if shard.path in self.without]
+            self.blocks = self.blocks.where(~np.isin(self.blocks.shard, left_out))
+            if not len(self.blocks):
+                raise ValueError(f"{folder}: no shard is left")
         self.slots = int(self.blocks.n.max())
-        self.splits = sorted(manifest.places)
+        self.splits = sorted(set(self.blocks.split.tolist()))
         self._handles = threading.local()
+        self._cached = Cache(self.cache, self.digest) if self.cache.folder and not folder.local else None
 
     @classmethod
-    def open(cls, path: str | Path, check: bool = True) -> "PatchStore":
-        """The store at `path`. `check` compares size, footer and row count of every shard with the manifest.
+    def open(
+        cls,
+        where: "str | Path | Folder",
+        check: bool = True,
+        *,
+        without: Iterable[str] = (),
+        cache: CacheConfig | None = None,
+    ) -> "PatchStore":
+        """The store at a path or a bucket's URI.
 
-        Raises ValueError when it is not a store, of a newer version, or damaged.
+        check     compare size, footer, row count and contract of every shard with the manifest
+        without   shards that are left out (see `damaged`)
+        cache     where row groups of a bucket's store are kept on this machine
+
+        Raises ValueError when it is not a store, of another version, or damaged.
         """
-        path = Path(path).absolute()
-        manifest = read_manifest(path)
-        store = cls(path, manifest, _digest(manifest))
-        if check and (damage := store._damaged(store._footer_damage)):
+        folder = Folder.of(where)
+        manifest = read_manifest(folder)
+        if manifest.kind == "live":
+            from cromss.data.live import LiveStore
+
+            cls = LiveStore
+        store = cls(folder, manifest, without=without, cache=cache)
+        if check and (damage := store.damaged()):
             more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
-            raise ValueError(f"{path}: {damage[0]}{more}; {REMEDY} {path}")
+            raise ValueError(
+                f"{folder}: shard {damage[0].shard} {damage[0].reason}{more}; {REMEDY.format(folder)}, or train without "
+                f"what is damaged: data.quarantine=true"
+            )
         return store
+
+    @property
+    def path(self) -> "Path | str":
+        """Where it lies: a path, or a bucket's URI."""
+        return self.folder.local or self.folder.address
+
+    def contract(self, modality: str):
+        """What the numbers of a modality mean. Raises ValueError naming the ones there are."""
+        if modality not in self.contracts:
+            raise ValueError(f"{self.folder}: has no modality {modality!r}; it holds {', '.join(self.contracts)}")
+        return self.contracts[modality]
+
+    def places(self, split: str) -> int:
+        """Places of a split that can be read."""
+        return int(self.blocks.rows[self.blocks.split == split].sum())
 
     def folds(self, split: str = "train") -> list[int]:
         """The folds that a split has places in."""
         return np.unique(self.blocks.fold[self.blocks.split == split]).tolist()
 
     def read(self, shard: int, row_group: int, columns: list[str]) -> pa.Table:
-        """One row group. Raises ValueError naming the shard when a page fails its checksum."""
-        path = self.manifest.shards[shard].path
-        try:
-            return self._file(shard).read_row_group(row_group, columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise ValueError(
-                f"{self.path}: shard {path} cannot be read, row group {row_group}: {error}; {REMEDY} {self.path}"
-            ) from None
+        """One row group. Raises ValueError naming the shard when it cannot be read.
 
-    def verify(self) -> list[str]:
-        """One line per damaged shard; compares the sha256 of every byte."""
-        return self._damaged(lambda shard: self._footer_damage(shard) or self._content_damage(shard))
+        Cells that are asked for together with `patch_id` and their checksums (`checksum_column`) are for the caller to
+        compare where they are used (`check_cell`); anything else is checked here, by the checksums of its pages.
+        """
+        try:
+            if self._cached:
+                return self._cached.table(shard, row_group, columns, lambda: self._fetch(shard, row_group, columns))
+            return self._fetch(shard, row_group, columns)
+        except (OSError, pa.ArrowException) as error:
+            raise self.unreadable(shard, f"row group {row_group}: {error}") from None
+
+    def unreadable(self, shard: int, reason: str) -> ValueError:
+        """The error that names a shard whose content does not hold."""
+        path = self.manifest.shards[shard].path if self.manifest.shards else self.folder.name
+        return ValueError(f"{self.folder}: shard {path} cannot be read, {reason}; {REMEDY.format(self.folder)}")
+
+    def check_cell(self, cell: bytes | np.ndarray, patch_id: str, expected: int, shard: int, name: str) -> None:
+        """Raises ValueError, naming the shard and the patch, when a cell's bytes are not those that were ingested."""
+        if checksum(cell, patch_id) != expected:
+            raise self.unreadable(shard, f"{name} of patch {patch_id} fails its checksum")
+
+    def damaged(self, content: bool = False, progress: Callable[[int], None] = lambda done: None) -> list[Lost]:
+        """The shards that do not hold: by size, footer, row count and contract; by the sha256 of every byte if `content`.
+        `progress` is told after each shard how many bytes have been looked at."""
+        looked = 0
+
+        def look(shard: Shard) -> str:
+            return self._footer_damage(shard) or (self._content_damage(shard) if content else "")
+
+        found = []
+        with ThreadPoolExecutor(8 if self.folder.local else 16) as pool:
+            shards = [shard for shard in self.manifest.shards if shard.path not in self.without]
+            for shard, reason in zip(shards, pool.map(look, shards), strict=True):
+                looked += shard.bytes
+                progress(looked)
+                if reason:
+                    found.append(Lost(shard.path, reason, shard.rows))
+        return found
 
     def sample(self, k: int, split: str = "train", seed: int = 0) -> list[Patch]:
         """k patches of distinct places, seeded, decoded to physical units (8-bit codes to their lower edge)."""
         blocks = self.blocks.where(self.blocks.split == split)
         ends = np.cumsum(blocks.rows)
         if not len(blocks):
-            raise ValueError(f"{self.path}: has no split {split!r}; valid: {', '.join(self.splits)}")
+            raise ValueError(f"{self.folder}: has no split {split!r}; valid: {', '.join(self.splits)}")
         rng = np.random.default_rng(seed)
         chosen = rng.choice(ends[-1], min(k, int(ends[-1])), replace=False)
         owner = np.searchsorted(ends, chosen, side="right")
@@ -115,13 +203,14 @@ class PatchStore:
         m = self.manifest
         height, width = m.size
         lines = [
-            f"patch store  {self.path}",
+            f"patch store  {self.folder}"
+            + (" (live: rows are made from the source's files)" if m.kind == "live" else ""),
             f"patches      {sum(m.patches.values()):,} of {sum(m.places.values()):,} places, "
             f"{height} x {width} pixels, up to {self.slots} acquisitions",
             f"encoding     {m.encoding}" + (", clean labels known" if m.has_clean else ""),
         ]
-        for name, bands in m.bands.items():
-            lines.append(f"{name:12} {sensors.sensor(name).title}: {' '.join(bands)} [{m.units[name]}]")
+        for name, contract in m.contracts.items():
+            lines.append(f"{name:12} {contract}; digest {contract.digest}")
         lines.append(f"labels       {m.scheme}")
         for split in self.splits:
             counts = m.histogram[split]
@@ -132,42 +221,58 @@ class PatchStore:
         lines.append(f"shards       {len(m.shards):,}, {size / 1e9:,.3f} GB, digest {self.digest[:12]}")
         return "\n".join(lines)
 
-    def _file(self, shard: int) -> pq.ParquetFile:
-        handles: OrderedDict[int, pq.ParquetFile] = self._handles.__dict__.setdefault("open", OrderedDict())
-        if shard not in handles:
-            handles[shard] = pq.ParquetFile(
-                self.path / self.manifest.shards[shard].path, memory_map=True, page_checksum_verification=True
+    def _fetch(self, shard: int, row_group: int, columns: list[str]) -> pa.Table:
+        return self._file(shard, not _cells_only(columns)).read_row_group(row_group, columns=columns)
+
+    def _file(self, shard: int, pages_checked: bool) -> pq.ParquetFile:
+        handles: OrderedDict[Any, pq.ParquetFile] = self._handles.__dict__.setdefault("open", OrderedDict())
+        key = shard, pages_checked
+        if key not in handles:
+            handles[key] = pq.ParquetFile(
+                self.folder.open(self.manifest.shards[shard].path),
+                page_checksum_verification=pages_checked,
+                pre_buffer=self.folder.local is None,
             )
             if len(handles) > OPEN_SHARDS:
                 handles.popitem(last=False)
-        handles.move_to_end(shard)
-        return handles[shard]
-
-    def _damaged(self, damage: Callable[[Shard], str]) -> list[str]:
-        with ThreadPoolExecutor(8) as pool:
-            return [line for line in pool.map(damage, self.manifest.shards) if line]
+        handles.move_to_end(key)
+        return handles[key]
 
     def _footer_damage(self, shard: Shard) -> str:
-        file = self.path / shard.path
         try:
-            found = file.stat().st_size
+            found = self.folder.size(shard.path)
+            if found is None:
+                return "is missing"
             if found != shard.bytes:
-                return f"shard {shard.path} has {found:,} bytes instead of {shard.bytes:,}"
-            footer = pq.read_metadata(file)
-        except (OSError, pa.ArrowException) as error:
-            return f"shard {shard.path} cannot be read ({getattr(error, 'strerror', None) or error})"
+                return f"has {found:,} bytes instead of {shard.bytes:,}"
+            with self.folder.open(shard.path) as file:
+                footer = pq.read_metadata(file)
+        except OSError as error:
+            return f"cannot be read ({fault(error)})"
+        except pa.ArrowException as error:
+            return f"cannot be read ({error})"
         if (footer.num_rows, footer.num_row_groups) != (shard.rows, shard.row_groups):
-            return f"shard {shard.path} has {footer.num_rows} rows instead of {shard.rows}"
+            return f"has {footer.num_rows} rows instead of {shard.rows}"
+        if (footer.metadata or {}).get(b"cromss") != self.layout.schema.metadata[b"cromss"]:
+            return "holds other bands, units or sizes than the manifest says: it is of another store"
         return ""
 
     def _content_damage(self, shard: Shard) -> str:
-        same = sha256(self.path / shard.path) == shard.sha256
-        return "" if same else f"shard {shard.path} differs from what was ingested (sha256)"
+        digest = hashlib.sha256()
+        try:
+            for block in self.folder.chunks(shard.path):
+                digest.update(block)
+        except OSError as error:
+            return f"cannot be read ({fault(error)})"
+        return "" if digest.hexdigest() == shard.sha256 else "differs from what was ingested (sha256)"
 
     def _patch(self, blocks: Blocks, block: int, row: int, slot: int) -> Patch:
-        file = self._file(int(blocks.shard[block]))
-        table = self.read(int(blocks.shard[block]), int(blocks.first[block]) + slot, file.schema_arrow.names)
+        shard = int(blocks.shard[block])
+        table = self.read(shard, int(blocks.first[block]) + slot, self.layout.schema.names)
         [values] = table.slice(row, 1).to_pylist()
+        for name in self.layout.columns:
+            if values[name] is not None:
+                self.check_cell(values[name], values["patch_id"], values[checksum_column(name)], shard, name)
         images = {}
         for name, bands in self.bands.items():
             pixels = np.frombuffer(values[name], pixel_dtype(name, self.encoding)).reshape(len(bands), *self.size)
@@ -175,6 +280,7 @@ class PatchStore:
         valid = values["valid"]
         return Patch(
             images=images,
+            contracts={name: physical(name, bands) for name, bands in self.bands.items()},
             label=_map(values["label"], self.size),
             clean=None if values["clean"] is None else _map(values["clean"], self.size),
             valid=None if valid is None else unpack_valid(valid, self.size),
@@ -185,6 +291,17 @@ class PatchStore:
                 for key in ("patch_id", "location_id", "tile", "acquisition", "split", "crs", "lon", "lat")
             },
         )
+
+    def _all_blocks(self) -> Blocks:
+        return _blocks(self.manifest)
+
+
+def _cells_only(columns: list[str]) -> bool:
+    """Whether every column is covered by the cells' own checksums: an order of magnitude faster than Arrow's of its pages,
+    and good up to the batch, through whatever transports lie between."""
+    sums = {checksum_column(name) for name in columns} & set(columns)
+    cells = {name for name in columns if checksum_column(name) in sums}
+    return bool(cells) and set(columns) <= {"patch_id", *cells, *sums}
 
 
 def unpack_valid(packed: bytes | np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -197,9 +314,9 @@ def _map(values: bytes, size: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(values, np.uint8).reshape(size)
 
 
-def _digest(manifest: Manifest) -> str:
-    """Identifies the content: not where it came from, not when."""
-    content = manifest.model_dump(mode="json", exclude={"source"})
+def _digest(manifest: Manifest, without: tuple[str, ...]) -> str:
+    """Identifies the content: not where it came from, not when; with what is left out of it."""
+    content = manifest.model_dump(mode="json", exclude={"source"}) | ({"without": without} if without else {})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 

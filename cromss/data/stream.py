@@ -6,7 +6,6 @@ A stream covers all epochs that remain: nothing is restarted between epochs. Eve
 import contextlib
 import functools
 import json
-import logging
 import queue
 import threading
 from collections import deque
@@ -19,9 +18,11 @@ import pyarrow as pa
 import pydantic
 
 from cromss.data.assembly import Assembler, Rows, Wanted, read_window
+from cromss.data.cache import CacheConfig
 from cromss.data.patch import Batch
 from cromss.data.plan import Plan, Window, every_row
 from cromss.data.store import PatchStore
+from cromss.data.tasks import run_tasks
 from cromss.settings import Settings
 
 TASKS_PER_EXECUTION = 10_000  # Ray Data lists the tasks of an execution up front; at 8 row groups a task, 1.3 M patches
@@ -83,27 +84,14 @@ class RayReader(Settings):
                 tables.close()
 
     def _execute(self, recipe: "_Recipe", tasks: list[tuple[int, int]], world: int) -> Iterator[pa.Table]:
-        import ray
-        import ray.data
+        import ray.exceptions
 
-        logging.getLogger("ray.data").setLevel(logging.ERROR)  # the progress of an execution that never ends
-        # Not ray.data.range().map_batches(): Ray does not fuse the two, and range's own tasks ask for a whole CPU each,
-        # which a cluster full of training workers never has.
-        dataset = ray.data.read_datasource(
-            _datasource(recipe, tasks),
-            num_cpus=self.cpus,
-            compute=ray.data.TaskPoolStrategy(size=self.readers),
-            override_num_blocks=len(tasks),
-        )
-        options = dataset.context.execution_options
-        options.preserve_order = True
-        store_bytes = ray.cluster_resources().get("object_store_memory", 0)
-        options.resource_limits = options.resource_limits.copy(
-            cpu=self.readers * self.cpus, object_store_memory=store_bytes / 2 / world
-        )
-        dataset.context.enable_progress_bars = False
+        reading = [functools.partial(recipe.read, *task) for task in tasks]
+        share = 0.5 / world  # of the object store: every worker has a stream of its own
         try:
-            yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+            yield from run_tasks(
+                reading, at_a_time=self.readers, cpus=self.cpus, in_order=True, object_store_share=share
+            )
         except ray.exceptions.RayTaskError as error:
             if isinstance(error.cause, ValueError):
                 raise ValueError(str(error.cause).splitlines()[0]) from None  # without Ray's advice on retries
@@ -264,39 +252,27 @@ class _Recipe:
 
     path: str
     digest: str
+    without: tuple[str, ...]
+    cache: CacheConfig
     plan: str  # its arguments, JSON
     lanes: range
     wanted: Wanted
 
     @classmethod
     def of(cls, store: PatchStore, share: Share, wanted: Wanted) -> "_Recipe":
-        return cls(str(store.path), store.digest, json.dumps(share.plan.arguments), share.lanes, wanted)
+        plan = json.dumps(share.plan.arguments)
+        return cls(str(store.path), store.digest, store.without, store.cache, plan, share.lanes, wanted)
 
     def read(self, start: int, stop: int) -> Iterator[pa.Table]:
         """Windows number start..stop-1, one table each."""
-        store, plan = _opened(self.path, self.digest, self.plan)
+        store, plan = _opened(self.path, self.digest, self.without, self.cache, self.plan)
         for window in plan.windows(self.lanes, start, stop):
             yield read_window(store, window, self.wanted.columns, self.wanted.seasons)
 
 
-def _datasource(recipe: _Recipe, tasks: list[tuple[int, int]]) -> Any:
-    from ray.data import Datasource, ReadTask
-    from ray.data.block import BlockMetadata
-
-    class Windows(Datasource):
-        def estimate_inmemory_data_size(self) -> None:
-            return None
-
-        def get_read_tasks(self, *_: Any, **__: Any) -> list[ReadTask]:
-            unknown = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-            return [ReadTask(functools.partial(recipe.read, *task), unknown) for task in tasks]
-
-    return Windows()
-
-
 @functools.lru_cache(maxsize=2)
-def _opened(path: str, digest: str, plan: str) -> tuple[PatchStore, Plan]:
-    store = PatchStore.open(path, check=False)
+def _opened(path: str, digest: str, without: tuple[str, ...], cache: CacheConfig, plan: str) -> tuple[PatchStore, Plan]:
+    store = PatchStore.open(path, check=False, without=without, cache=cache)
     if store.digest != digest:
         raise ValueError(f"{path}: is not the store that this run started with (its manifest differs)")
     return store, Plan(store.blocks, **json.loads(plan))

@@ -1,7 +1,10 @@
-"""Writing a patch store: places in, Parquet shards and a manifest out (the layout is told in `store`)."""
+"""Writing a patch store: places in, Parquet shards and a manifest out (the layout is told in `store`).
+
+A shard is written by one process from its own places alone, so shards can be written anywhere, in any order, again.
+"""
 
 import json
-from collections import Counter
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,71 +14,73 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cromss import landcover, sensors
-from cromss.data.manifest import Encoding, Manifest, Shard, pixel_dtype, row_schema, sha256, write_manifest
+from cromss.contract import physical, require_same
+from cromss.data import statistics
+from cromss.data.manifest import (
+    MANIFEST,
+    MAPS,
+    Encoding,
+    Layout,
+    Manifest,
+    Shard,
+    checksum,
+    checksum_column,
+    pixel_dtype,
+    sha256,
+    write_manifest,
+)
 from cromss.data.patch import Patch
+from cromss.data.statistics import Tally
+from cromss.files import Folder, fault
 from cromss.landcover import IGNORE
+from cromss.settings import Settings
 
 PLACES_PER_BLOCK = 16
 SHARD_BYTES = 256 * 2**20
+ASIDE = ".writing-"
 
 
-class StoreWriter:
-    """Writes a new store.
+class Part(Settings):
+    """What one shard adds to a manifest; without a `shard` where no place could be used."""
 
-    path      a folder that does not exist or is empty
-    bands     modality -> band names; patches bring exactly these, in this order
-    size      (H, W) of every patch
-    encoding  `uint8`: mean +- 2 std of the sensor to 0..255; `raw`: Sentinel-1 float32 dB, Sentinel-2 uint16 DN
-    source    where it came from, kept in the manifest as given (JSON)
+    shard: Shard | None = None
+    has_clean: bool = False
+    places: dict[str, int] = {}
+    patches: dict[str, int] = {}
+    seasons: dict[
+        str, tuple[tuple[int, ...], ...]
+    ] = {}  # split -> k-th acquisition -> pixels per class, then unlabelled
+    tallies: dict[str, dict[str, Tally]] = {}  # split -> modality
 
-    Places wait in memory until a block of 16 is full: bring them fold by fold and call `end_fold`, or a store of many
+
+class ShardWriter:
+    """Writes one shard to a local file.
+
+    Places wait in memory until a block of 16 is full: bring them fold by fold and call `end_fold`, or a shard of many
     folds holds 16 places of each.
     """
 
-    def __init__(
-        self,
-        path: str | Path,
-        *,
-        scheme: str,
-        bands: dict[str, Sequence[str]],
-        size: tuple[int, int],
-        encoding: Encoding = "uint8",
-        source: dict[str, Any] | None = None,
-        shard_bytes: int = SHARD_BYTES,
-    ):
-        self.path = Path(path)
-        self.scheme = landcover.scheme(scheme)
-        self.bands = {name: sensors.sensor(name).select(chosen) for name, chosen in bands.items()}
-        self.size = (int(size[0]), int(size[1]))
-        self.encoding = encoding
-        self.source = source or {}
-        self.schema = row_schema(self.scheme.name, self.bands, self.size, encoding)
-        self._shard_bytes = shard_bytes
+    def __init__(self, layout: Layout, file: Path, name: str):
+        self.layout, self.file, self.name = layout, file, name
+        self._classes = len(landcover.scheme(layout.scheme))
+        self._contracts = {name: physical(name, bands) for name, bands in layout.bands.items()}
+        self._schema = layout.schema
         self._pending: dict[tuple[int, str, int], list[list[dict]]] = {}
-        self._shards: list[Shard] = []
         self._writer: pq.ParquetWriter | None = None
         self._blocks: list[tuple[int, int, str, int]] = []
-        self._places: Counter = Counter()
-        self._patches: Counter = Counter()
-        self._pixels: dict[str, np.ndarray] = {}
         self._clean = False
-        claim(self.path)
-
-    def __enter__(self) -> "StoreWriter":
-        return self
-
-    def __exit__(self, kind: type | None, *_: Any) -> None:
-        if kind is None:
-            self.close()
-        elif self._writer is not None:
-            self._writer.close()
+        self._places: dict[str, int] = {}
+        self._patches: dict[str, int] = {}
+        self._seasons: dict[str, list[np.ndarray]] = {}
+        self._counters: dict[str, dict[str, statistics.Counter]] = {}
 
     def add(self, patches: Sequence[Patch], split: str, fold: int) -> None:
         """All acquisitions of one place, in time order. Raises ValueError when they do not fit the store."""
         assert len({(patch.location_id, patch.tile) for patch in patches}) == 1
+        for patch in patches:
+            self._check(patch)
         rows = [self._row(patch, split, fold) for patch in patches]
-        self._places[split] += 1
-        self._patches[split] += len(rows)
+        self._count(patches, split)
         key = (len(rows), split, int(fold))
         waiting = self._pending.setdefault(key, [])
         waiting.append(rows)
@@ -87,43 +92,68 @@ class StoreWriter:
         for key in sorted(self._pending):
             self._write_block(key)
 
-    def close(self) -> Manifest:
-        """Finish the last shard and write the manifest; only now is it a store."""
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return self.file.stat().st_size if self._writer else 0
+
+    def close(self) -> Part:
+        """Finish the file."""
         self.end_fold()
-        self._end_shard()
-        if not self._shards:
-            raise ValueError(f"{self.path}: no patch was written; nothing to make a store of")
-        names = (*self.scheme.classes, "unlabelled")
-        manifest = Manifest(
-            encoding=self.encoding,
-            size=self.size,
-            scheme=self.scheme.name,
-            bands=self.bands,
-            units={name: sensors.sensor(name).unit for name in self.bands},
+        shard = None
+        if self._writer is not None:
+            self._writer.close()
+            rows = sum(n * places for n, places, _, _ in self._blocks)
+            shard = Shard(
+                path=self.name, rows=rows, bytes=self.bytes, sha256=sha256(self.file), blocks=tuple(self._blocks)
+            )
+        return Part(
+            shard=shard,
             has_clean=self._clean,
-            places=dict(sorted(self._places.items())),
-            patches=dict(sorted(self._patches.items())),
-            histogram={
-                split: dict(zip(names, counts.tolist(), strict=True)) for split, counts in sorted(self._pixels.items())
+            places=self._places,
+            patches=self._patches,
+            seasons={
+                split: tuple(tuple(counts.tolist()) for counts in seasons) for split, seasons in self._seasons.items()
             },
-            shards=tuple(self._shards),
-            source=self.source,
+            tallies={
+                split: {name: counter.tally() for name, counter in counters.items()}
+                for split, counters in self._counters.items()
+            },
         )
-        write_manifest(self.path, manifest)
-        return manifest
+
+    def abandon(self) -> None:
+        """Close the file without finishing it."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _check(self, patch: Patch) -> None:
+        size = self.layout.size
+        if missing := self._contracts.keys() - patch.images.keys():
+            raise ValueError(f"{patch.patch_id}: has no {', '.join(sorted(missing))}")
+        for name, contract in self._contracts.items():
+            brought = patch.contracts.get(name)
+            if brought is None:
+                raise ValueError(f"{patch.patch_id}: does not say which bands its {name} has")
+            require_same(contract, "the store", brought, patch.patch_id, encoding=False)
+            expected = (len(contract.bands), *size)
+            if patch.images[name].shape != expected:
+                raise ValueError(f"{patch.patch_id}: {name} is {patch.images[name].shape}, this store holds {expected}")
+        for what in (patch.label, patch.clean, patch.valid):
+            if what is not None and what.shape != size:
+                raise ValueError(f"{patch.patch_id}: a map of {what.shape}, this store holds {size}")
 
     def _row(self, patch: Patch, split: str, fold: int) -> dict[str, Any]:
-        for name, image in patch.images.items():
-            expected = (len(self.bands.get(name, ())), *self.size)
-            if image.shape != expected:
-                raise ValueError(f"{patch.patch_id}: {name} is {image.shape}, this store holds {expected}")
-        if missing := self.bands.keys() - patch.images.keys():
-            raise ValueError(f"{patch.patch_id}: has no {', '.join(sorted(missing))}")
-        for what in (patch.label, patch.clean, patch.valid):
-            if what is not None and what.shape != self.size:
-                raise ValueError(f"{patch.patch_id}: a map of {what.shape}, this store holds {self.size}")
-        self._count(patch.label, split)
-        self._clean |= patch.clean is not None
+        valid = patch.valid is None or patch.valid.all()
+        cells = {name: self._pixel_bytes(name, patch.images[name]) for name in self.layout.bands} | {
+            "label": _bytes(patch.label, np.uint8),
+            "clean": None if patch.clean is None else _bytes(patch.clean, np.uint8),
+            "valid": None if valid else np.packbits(patch.valid).tobytes(),
+        }
+        assert tuple(cells)[-len(MAPS) :] == MAPS
+        sums = {
+            checksum_column(name): None if cell is None else checksum(cell, patch.patch_id)
+            for name, cell in cells.items()
+        }
         return {
             "patch_id": patch.patch_id,
             "location_id": patch.location_id,
@@ -131,10 +161,8 @@ class StoreWriter:
             "acquisition": patch.acquisition,
             "split": split,
             "fold": int(fold),
-            **{name: self._pixel_bytes(name, patch.images[name]) for name in self.bands},
-            "label": _bytes(patch.label, np.uint8),
-            "clean": None if patch.clean is None else _bytes(patch.clean, np.uint8),
-            "valid": None if patch.valid is None or patch.valid.all() else np.packbits(patch.valid).tobytes(),
+            **cells,
+            **sums,
             "crs": patch.crs,
             "transform": list(patch.transform),
             "lon": patch.lon,
@@ -143,78 +171,220 @@ class StoreWriter:
         }
 
     def _pixel_bytes(self, name: str, image: np.ndarray) -> bytes:
-        card = sensors.sensor(name)
-        if self.encoding == "uint8":
-            return card.encode(image, self.bands[name]).tobytes()
-        dtype = pixel_dtype(name, "raw")
-        if image.dtype != dtype:
-            image = image.astype(np.float32)
-        if image.dtype.kind == "f" and not np.isfinite(image).all():  # code 0 of the 8-bit encoding, not 0 dB
-            low = card.interval(self.bands[name])[0][:, None, None]
-            image = np.where(np.isfinite(image), image, low)
-        if dtype.kind == "u" and image.dtype != dtype:
-            image = np.clip(np.rint(image), 0, np.iinfo(dtype).max)
-        return _bytes(image, dtype)
+        return encoded(name, image, self.layout.bands[name], self.layout.encoding)
 
-    def _count(self, label: np.ndarray, split: str) -> None:
-        counts = np.bincount(label.ravel(), minlength=256)
-        classes = len(self.scheme)
-        assert counts[classes:IGNORE].sum() == 0, f"labels outside {self.scheme.name}"
-        total = self._pixels.setdefault(split, np.zeros(classes + 1, np.int64))
-        total += np.append(counts[:classes], counts[IGNORE])
+    def _count(self, patches: Sequence[Patch], split: str) -> None:
+        self._places[split] = self._places.get(split, 0) + 1
+        self._patches[split] = self._patches.get(split, 0) + len(patches)
+        seasons = self._seasons.setdefault(split, [])
+        counters = self._counters.setdefault(
+            split, {name: statistics.Counter(name, bands) for name, bands in self.layout.bands.items()}
+        )
+        for k, patch in enumerate(patches):
+            self._clean |= patch.clean is not None
+            if k == len(seasons):
+                seasons.append(np.zeros(self._classes + 1, np.int64))
+            counts = np.bincount(patch.label.ravel(), minlength=256)
+            assert counts[self._classes : IGNORE].sum() == 0, f"labels outside {self.layout.scheme}"
+            seasons[k] += np.append(counts[: self._classes], counts[IGNORE])
+            for name, counter in counters.items():
+                image = patch.images[name]
+                counter.add(image, sensors.sensor(name).encode(image, counter.bands), patch.valid)
 
     def _write_block(self, key: tuple[int, str, int]) -> None:
         n, split, fold = key
         places = self._pending.pop(key)
         try:
             if self._writer is None:
-                self._open_shard()
+                self._open()
             for slot in range(n):
                 rows = [place[(slot + i) % n] | {"slot": slot} for i, place in enumerate(places)]
-                self._writer.write_table(pa.Table.from_pylist(rows, schema=self.schema), row_group_size=len(rows))
-            self._blocks.append((n, len(places), split, fold))
-            if self._shard_path().stat().st_size >= self._shard_bytes:
-                self._end_shard()
+                self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema), row_group_size=len(rows))
         except OSError as error:
-            raise ValueError(f"{self.path}: cannot be written ({error}); free some space or choose another") from None
+            raise ValueError(
+                f"{self.file}: cannot be written ({fault(error)}); free some space or choose another"
+            ) from None
+        self._blocks.append((n, len(places), split, fold))
 
-    def _shard_path(self) -> Path:
-        return self.path / f"shard-{len(self._shards):05d}.parquet"
-
-    def _open_shard(self) -> None:
+    def _open(self) -> None:
         described = ["patch_id", "location_id", "tile", "acquisition", "slot", "split", "fold", "lon", "lat"]
         self._writer = pq.ParquetWriter(
-            self._shard_path(),
-            self.schema,
+            self.file,
+            self._schema,
             compression="none",  # measured: compression of 8-bit pixels saves 5 % and costs half the reading speed
             use_dictionary=False,
             write_statistics=described,
             write_page_checksum=True,
         )
 
-    def _end_shard(self) -> None:
+
+class StoreWriter:
+    """Writes a whole store in this process, shard after shard.
+
+    path      a folder or bucket that does not exist or is empty
+    bands     modality -> band names; patches bring exactly these, in this order
+    size      (H, W) of every patch
+    encoding  `uint8`: mean +- 2 std of the sensor to 0..255; `raw`: Sentinel-1 float32 dB, Sentinel-2 uint16 DN
+    source    where it came from, kept in the manifest as given (JSON)
+    """
+
+    def __init__(
+        self,
+        path: str | Path | Folder,
+        *,
+        scheme: str,
+        bands: dict[str, Sequence[str]],
+        size: tuple[int, int],
+        encoding: Encoding = "uint8",
+        source: dict[str, Any] | None = None,
+        shard_bytes: int = SHARD_BYTES,
+    ):
+        self.folder = Folder.of(path)
+        chosen = {name: sensors.sensor(name).select(names) for name, names in bands.items()}
+        self.layout = Layout(landcover.scheme(scheme).name, chosen, (int(size[0]), int(size[1])), encoding)
+        self.source = source or {}
+        self._shard_bytes = shard_bytes
+        self._parts: list[Part] = []
+        self._writer: ShardWriter | None = None
+        claim(self.folder)
+        self._aside = aside(self.folder)
+
+    def __enter__(self) -> "StoreWriter":
+        return self
+
+    def __exit__(self, kind: type | None, *_: Any) -> None:
+        if kind is None:
+            self.close()
+        elif self._writer is not None:
+            self._writer.abandon()
+        self._aside.cleanup()
+
+    def add(self, patches: Sequence[Patch], split: str, fold: int) -> None:
+        """All acquisitions of one place, in time order. Raises ValueError when they do not fit the store."""
         if self._writer is None:
-            return
-        self._writer.close()
-        path = self._shard_path()
-        rows = sum(n * places for n, places, _, _ in self._blocks)
-        self._shards.append(
-            Shard(path=path.name, rows=rows, bytes=path.stat().st_size, sha256=sha256(path), blocks=tuple(self._blocks))
-        )
-        self._writer, self._blocks = None, []
+            name = shard_name(len(self._parts))
+            self._writer = ShardWriter(self.layout, Path(self._aside.name) / name, name)
+        self._writer.add(patches, split, fold)
+        if self._writer.bytes >= self._shard_bytes:
+            self._end_shard()
+
+    def end_fold(self) -> None:
+        """Write what waits, as smaller blocks."""
+        if self._writer is not None:
+            self._writer.end_fold()
+
+    def close(self) -> Manifest:
+        """Finish the last shard and write the manifest; only now is it a store."""
+        self._end_shard()
+        self._aside.cleanup()
+        return finish(self.folder, self.layout, self._parts, self.source)
+
+    def _end_shard(self) -> None:
+        if self._writer is not None:
+            self._parts.append(deliver(self._writer, self.folder))
+            self._writer = None
 
 
-def claim(path: Path) -> None:
+def deliver(writer: ShardWriter, folder: Folder) -> Part:
+    """Finish a shard and bring it to its store."""
+    part = writer.close()
+    if part.shard is not None:
+        try:
+            folder.put(writer.file, part.shard.path)
+        except OSError as error:
+            raise ValueError(f"{folder}: cannot be written ({fault(error)}); free some space") from None
+    return part
+
+
+def finish(folder: Folder, layout: Layout, parts: Sequence[Part], source: dict[str, Any]) -> Manifest:
+    """Write the manifest of shards that lie in `folder`; the same for the same parts. Raises ValueError without any."""
+    shards = tuple(part.shard for part in parts if part.shard)
+    if not shards:
+        raise ValueError(f"{folder}: no patch was written; nothing to make a store of")
+    manifest = Manifest(
+        encoding=layout.encoding,
+        size=layout.size,
+        scheme=layout.scheme,
+        has_clean=any(part.has_clean for part in parts),
+        shards=shards,
+        source=source,
+        **counted(layout, parts),
+    )
+    write_manifest(folder, manifest)
+    return manifest
+
+
+def counted(layout: Layout, parts: Sequence[Part]) -> dict[str, Any]:
+    """The fields of a manifest that count: contracts, places, patches, histogram, seasons, statistics."""
+    names = (*landcover.scheme(layout.scheme).classes, "unlabelled")
+    splits = sorted({split for part in parts for split in part.places})
+    seasons = {split: _added([part.seasons.get(split, ()) for part in parts]) for split in splits}
+    found = {split: statistics.merged([part.tallies.get(split, {}) for part in parts]) for split in splits}
+    described = found.get("train") or found[splits[0]]
+
+    def named(counts: np.ndarray) -> dict[str, int]:
+        return dict(zip(names, counts.tolist(), strict=True))
+
+    return {
+        "contracts": {
+            name: contract.measured([band.mean for band in described[name]], [band.std for band in described[name]])
+            if name in described
+            else contract
+            for name, contract in layout.contracts.items()
+        },
+        "places": {split: sum(part.places.get(split, 0) for part in parts) for split in splits},
+        "patches": {split: sum(part.patches.get(split, 0) for part in parts) for split in splits},
+        "histogram": {split: named(sum(seasons[split])) for split in splits},
+        "seasons": {split: tuple(named(counts) for counts in seasons[split]) for split in splits},
+        "statistics": found,
+    }
+
+
+def _added(parts: list[tuple[tuple[int, ...], ...]]) -> list[np.ndarray]:
+    longest = max(len(part) for part in parts)
+    return [sum(np.array(part[k], np.int64) for part in parts if len(part) > k) for k in range(longest)]
+
+
+def encoded(name: str, image: np.ndarray, bands: Sequence[str], encoding: Encoding) -> bytes:
+    """Physical values (C,H,W) of a modality as they are stored."""
+    card = sensors.sensor(name)
+    if encoding == "uint8":
+        return card.encode(image, bands).tobytes()
+    dtype = pixel_dtype(name, "raw")
+    if image.dtype != dtype:
+        image = image.astype(np.float32)
+    if image.dtype.kind == "f" and not np.isfinite(image).all():  # code 0 of the 8-bit encoding, not 0 dB
+        low = card.interval(bands)[0][:, None, None]
+        image = np.where(np.isfinite(image), image, low)
+    if dtype.kind == "u" and image.dtype != dtype:
+        image = np.clip(np.rint(image), 0, np.iinfo(dtype).max)
+    return _bytes(image, dtype)
+
+
+def shard_name(number: int) -> str:
+    """Of the shard of that number."""
+    return f"shard-{number:05d}.parquet"
+
+
+def aside(folder: Folder) -> tempfile.TemporaryDirectory:
+    """Where a shard is written before it is brought to `folder`: in the folder itself where that is local."""
+    return tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder.local, ignore_cleanup_errors=True)
+
+
+def claim(folder: Folder) -> None:
     """Make the folder of a new store. Raises ValueError when it holds something or cannot be written."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
-            raise ValueError(f"{path}: already holds something; choose an empty or new folder for the store")
-        probe = path / ".probe"
-        probe.touch()
-        probe.unlink()
+        folder.make()
+        if MANIFEST in (held := folder.names()):
+            raise ValueError(f"{folder}: already holds a store; choose an empty or new folder")
+        if held:
+            raise ValueError(
+                f"{folder}: already holds something ({held[0]}); choose an empty or new folder for the store"
+            )
+        folder.write(".probe", b"")
+        folder.remove(".probe")
     except OSError as error:
-        raise ValueError(f"{path}: cannot be written ({error.strerror}); choose another folder") from None
+        raise ValueError(f"{folder}: cannot be written ({fault(error)}); choose another folder") from None
 
 
 def _bytes(array: np.ndarray, dtype: Any) -> bytes:

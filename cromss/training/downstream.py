@@ -168,8 +168,7 @@ def _score(
     seen = 0
     for batch in open_rows(store, split=split, batch_size=config.batch_size):
         whole = centre_crop(batch, config.augment.crop)
-        chosen = [store.bands[modality].index(band) for band in inputs.bands[modality]]
-        moved = Batch(**{**vars(whole), "images": {modality: whole.images[modality][:, chosen]}}).to(device)
+        moved = whole.with_bands(inputs.bands).to(device)
         logits = network(inputs(moved)[modality]).float()
         labels = _labels(moved)
         confusion.update(logits, labels)

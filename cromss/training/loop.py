@@ -50,7 +50,13 @@ class Inputs:
     scaling: Scaling
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """modality -> float (B,C,H,W), channels last in memory."""
+        """modality -> float (B,C,H,W), channels last in memory. Raises ValueError for a batch of other bands."""
+        for name, bands in self.bands.items():
+            if batch.bands.get(name) != bands:
+                raise ValueError(
+                    f"{name}: the network reads {', '.join(bands)}, the batch holds "
+                    f"{', '.join(batch.bands.get(name, ('nothing',)))}; valid names: {', '.join(sensor(name).bands)}"
+                )
         return {
             name: self.scaling(batch.images[name], sensor(name), bands, self.encoding).contiguous(
                 memory_format=torch.channels_last

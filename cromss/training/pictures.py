@@ -37,7 +37,7 @@ def pretraining_panels(
         arrays["clean"] = batch.clean.numpy()
     network.eval()
     with torch.no_grad():
-        moved = _with_bands(batch, store, inputs).to(device)
+        moved = batch.with_bands(inputs.bands).to(device)
         logits = {name: z.float() for name, z in network(inputs(moved)).items()}
         outcome = CrossModalObjective(config.objective.model_copy(update={"scope": "batch"}))(
             logits, moved.labels, alpha=config.objective.alpha.end, gamma=config.objective.gamma.end,
@@ -105,7 +105,7 @@ def _rows(batch: Batch, rows: list[int]) -> Batch:
         return None if tensor is None else tensor[rows]
 
     return Batch(
-        images={name: image[rows] for name, image in batch.images.items()}, labels=batch.labels[rows],
+        images={name: image[rows] for name, image in batch.images.items()}, bands=batch.bands, labels=batch.labels[rows],
         ids=[batch.ids[row] for row in rows], epochs=batch.epochs[rows], keys=batch.keys[rows],
         clean=pick(batch.clean), valid=pick(batch.valid),
     )  # fmt: skip
@@ -120,14 +120,7 @@ def _joined(batches: list[Batch]) -> Batch:
                           for b, p in zip(batches, parts, strict=True)])  # fmt: skip
 
     return Batch(
-        images={name: torch.cat([b.images[name] for b in batches]) for name in batches[0].images},
+        images={name: torch.cat([b.images[name] for b in batches]) for name in batches[0].images}, bands=batches[0].bands,
         labels=join("labels"), ids=[i for b in batches for i in b.ids], epochs=join("epochs"), keys=join("keys"),
         clean=join("clean"), valid=join("valid"),
     )  # fmt: skip
-
-
-def _with_bands(batch: Batch, store: PatchStore, inputs: Inputs) -> Batch:
-    images = {}
-    for name, bands in inputs.bands.items():
-        images[name] = batch.images[name][:, [store.bands[name].index(band) for band in bands]]
-    return Batch(**{**vars(batch), "images": images})

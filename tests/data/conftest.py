@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cromss.contract import physical
 from cromss.data.patch import Patch
 from cromss.data.store import PatchStore, StoreWriter
 
@@ -28,6 +29,7 @@ def tiny_place(place: int, n: int) -> list[Patch]:
                     "s1": rng.normal(-15, 4, (2, *SIZE)).astype(np.float32),
                     "s2": rng.integers(0, 4000, (3, *SIZE)).astype(np.uint16),
                 },
+                contracts={name: physical(name, bands) for name, bands in BANDS.items()},
                 label=label,
                 clean=(label + 1).clip(max=8),
                 valid=valid,

@@ -19,6 +19,7 @@ def batch_of(keys, size=SIZE, dtype=torch.uint8, **more) -> Batch:
             "s1": torch.stack([pixels, pixels + 1], 1).to(torch.float32),
             "s2": pixels[:, None].to(torch.int32).to(dtype),
         },
+        bands={"s1": ("VV", "VH"), "s2": ("B2",)},
         labels=pixels.to(torch.uint8),
         ids=[str(row) for row in range(rows)],
         epochs=torch.zeros(rows, dtype=torch.int64),

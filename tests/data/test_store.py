@@ -95,7 +95,7 @@ def test_describe_tells_the_encoding_the_bands_and_the_classes(tiny_store):
 
 
 def test_a_whole_store_verifies(tiny_store):
-    assert tiny_store.verify() == []
+    assert tiny_store.damaged(content=True) == []
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path):
@@ -139,7 +139,7 @@ def edit_manifest(store: PatchStore, **changes) -> None:
 def test_a_newer_store_is_refused_with_both_versions(make_store):
     store = make_store()
     edit_manifest(store, schema_version=7, unheard_of=True)
-    with pytest.raises(ValueError, match=r"schema version 7, this cromss reads up to 1: update"):
+    with pytest.raises(ValueError, match=r"schema version 7, this cromss reads 2: update"):
         PatchStore.open(store.path)
 
 
@@ -152,7 +152,7 @@ def test_a_manifest_that_points_outside_its_store_is_refused(make_store, path):
         PatchStore.open(store.path)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema_version": 1}', '"x"'])
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"schema_version": 2}', '"x"'])
 def test_a_mangled_manifest_is_one_clear_line(make_store, text):
     store = make_store()
     (store.path / "manifest.json").write_text(text)
@@ -165,15 +165,17 @@ def test_a_truncated_shard_is_named_at_start_up(make_store):
     store = make_store()
     shard = store.path / "shard-00000.parquet"
     shard.write_bytes(shard.read_bytes()[:-100])
-    with pytest.raises(ValueError, match=r"shard-00000\.parquet has .* bytes instead of .*; ingest again.*--verify"):
+    with pytest.raises(
+        ValueError, match=r"shard-00000\.parquet has .* bytes instead of .*; list every damaged.*--verify"
+    ):
         PatchStore.open(store.path)
-    assert len(PatchStore.open(store.path, check=False).verify()) == 1
+    assert [lost.shard for lost in PatchStore.open(store.path, check=False).damaged()] == ["shard-00000.parquet"]
 
 
 def test_a_missing_shard_is_named_at_start_up(make_store):
     store = make_store()
     (store.path / "shard-00000.parquet").unlink()
-    with pytest.raises(ValueError, match=r"shard-00000\.parquet cannot be read \(No such file"):
+    with pytest.raises(ValueError, match=r"shard-00000\.parquet is missing"):
         PatchStore.open(store.path)
 
 
@@ -209,6 +211,37 @@ def test_a_flipped_byte_in_a_page_is_caught_on_read_and_by_verify(make_store):
     store = make_store()
     flip_pixel_byte(store)
     opened = PatchStore.open(store.path)  # sizes and footers are whole
-    with pytest.raises(ValueError, match=r"shard shard-00000\.parquet cannot be read, row group 0: .*ingest again"):
+    with pytest.raises(ValueError, match=r"shard shard-00000\.parquet cannot be read, row group 0: .*--repair"):
         opened.read(0, 0, ["s2"])
-    assert opened.verify() == ["shard shard-00000.parquet differs from what was ingested (sha256)"]
+    (found,) = opened.damaged(content=True)
+    assert (found.shard, found.reason) == ("shard-00000.parquet", "differs from what was ingested (sha256)")
+    assert found.patches == opened.manifest.shards[0].rows
+
+
+@pytest.mark.parametrize("version", [1])
+def test_an_older_store_is_refused_with_the_way_out(make_store, version):
+    store = make_store()
+    edit_manifest(store, schema_version=version)
+    with pytest.raises(ValueError, match=r"schema version 1, this cromss reads 2: ingest again"):
+        PatchStore.open(store.path)
+
+
+def test_a_shard_of_another_store_is_named_at_start_up(make_store):
+    store, other = make_store(), make_store("other", encoding="raw")
+    name = store.manifest.shards[0].path
+    (store.path / name).write_bytes((other.path / name).read_bytes())
+    content = other.manifest.shards[0].model_dump(mode="json")
+    edit_manifest(store, shards=[content])
+    with pytest.raises(ValueError, match="holds other bands, units or sizes than the manifest says"):
+        PatchStore.open(store.path)
+
+
+def test_a_store_without_a_shard_has_its_other_places_and_another_digest(make_store):
+    store = make_store(shard_bytes=60_000)
+    lost = store.manifest.shards[1].path
+    rest = PatchStore.open(store.path, without=[lost])
+    assert len(rest.blocks) == len(store.blocks) - len(store.manifest.shards[1].blocks)
+    assert rest.digest != store.digest
+    whole = {patch.patch_id for patch in store.sample(1000)}
+    assert {patch.location_id for patch in rest.sample(1000)} < {patch.location_id for patch in store.sample(1000)}
+    assert len(whole) == store.places("train") > rest.places("train")

@@ -14,6 +14,7 @@ def patch(height=10, width=12, valid=None):
         location_id="p",
         acquisition="0",
         images={"s1": np.stack([rows, columns]).astype(np.float32), "s2": np.stack([rows * 100 + columns] * 3)},
+        contracts={},
         label=(rows % 9).astype(np.uint8),
         clean=(columns % 9).astype(np.uint8),
         valid=valid,

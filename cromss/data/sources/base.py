@@ -29,6 +29,17 @@ class Skipped:
     reason: str
 
 
+@dataclass(frozen=True)
+class Survey:
+    """What the headers of a location's files promise, before a pixel is decoded: acquisitions in time order, (H, W),
+    centre in WGS 84 degrees (NaN where the files do not say)."""
+
+    acquisitions: tuple[str, ...]
+    size: tuple[int, int]
+    lon: float
+    lat: float
+
+
 class Source(Settings):
     """Base of the layouts. A subclass has `kind: Literal[...]` and `scheme`, the name of its label scheme.
 
@@ -46,3 +57,24 @@ class Source(Settings):
     def read(self, location: Location) -> Iterator[Patch | Skipped]:
         """All acquisitions of one location in time order. What cannot be used comes out as Skipped, never as an
         exception. Patches of one location share their size; `patch_id` is `<location>/<acquisition>`."""
+
+    def read_one(self, location: Location, acquisition: str) -> Patch:
+        """One acquisition. Raises ValueError with the reason when it cannot be used."""
+        for found in self.read(location):
+            if isinstance(found, Patch) and found.acquisition == acquisition:
+                return found
+            if isinstance(found, Skipped) and found.name == f"{location.id}/{acquisition}":
+                raise ValueError(found.reason)
+        raise ValueError("is not there any more")
+
+    def survey(self, location: Location) -> Survey:
+        """What a location holds. Raises ValueError when it cannot be used at all.
+
+        Decodes it unless the layout knows a cheaper way.
+        """
+        found = list(self.read(location))
+        patches = [one for one in found if isinstance(one, Patch)]
+        if not patches:
+            raise ValueError(found[0].reason if found else "holds no acquisition")
+        first = patches[0]
+        return Survey(tuple(patch.acquisition for patch in patches), first.size, first.lon, first.lat)

@@ -11,6 +11,7 @@ import numpy as np
 import pydantic
 
 from cromss import landcover
+from cromss.contract import physical
 from cromss.data import radiometry
 from cromss.data.patch import Patch
 from cromss.data.raster import Raster, centre, check_same_grid, displacement
@@ -21,12 +22,15 @@ from cromss.sensors import SENTINEL1, SENTINEL2
 
 @dataclass(frozen=True)
 class Scene:
-    """One acquisition as read. `product` = texts that may tell the processing baseline (names, tags)."""
+    """One acquisition as read. `product` = texts that may tell the processing baseline (names, tags); `offset` = (DN to
+    subtract, what told so) where the layout decides it itself; `notes` = what the layout did, for Patch.notes."""
 
     s1: Raster
     s2: Raster
     label: Raster
     product: list[str] = field(default_factory=list)
+    offset: tuple[int, str] | None = None
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 class ImagerySource(Source):
@@ -83,13 +87,20 @@ class ImagerySource(Source):
             first = first or patch
             yield patch
 
+    def read_one(self, location: Location, acquisition: str) -> Patch:
+        """One acquisition, without decoding the others. Raises ValueError."""
+        for name, handle in self.acquisitions(location):
+            if name == acquisition:
+                return self.patch(location, name, self.load(location, handle))
+        raise ValueError("is not there any more")
+
     def patch(self, location: Location, acquisition: str, scene: Scene) -> Patch:
         """A checked patch. Raises ValueError with the reason why it cannot be used."""
         check_same_grid(scene.s2, scene.s1, "s2 and s1", self.tolerance)
         check_same_grid(scene.s2, scene.label, "s2 and label", self.tolerance)
-        notes: dict[str, str] = {}
+        notes = dict(scene.notes)
         s1, s1_valid = self._backscatter(scene.s1, notes)
-        s2, s2_valid = self._reflectance(scene.s2, scene.product, notes)
+        s2, s2_valid = self._reflectance(scene, notes)
         valid = s1_valid & s2_valid
         if not valid.any():
             raise ValueError("no pixel has data in both Sentinel-1 and Sentinel-2")
@@ -100,6 +111,10 @@ class ImagerySource(Source):
             location_id=location.id,
             acquisition=acquisition,
             images={"s1": s1, "s2": s2},
+            contracts={
+                "s1": physical("s1", SENTINEL1.bands),
+                "s2": physical("s2", SENTINEL2.select(self.bands)),
+            },
             label=read_label(scene.label, landcover.scheme(self.scheme)),
             valid=None if valid.all() else valid,
             split=location.split,
@@ -130,7 +145,8 @@ class ImagerySource(Source):
         )
         return pixels, valid
 
-    def _reflectance(self, raster: Raster, product: list[str], notes: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+    def _reflectance(self, scene: Scene, notes: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
+        raster = scene.s2
         order = radiometry.band_order(SENTINEL2, raster.names, self.s2_order)
         wanted = SENTINEL2.select(self.bands)
         pixels = radiometry.pick(raster.pixels, order, wanted)
@@ -141,8 +157,8 @@ class ImagerySource(Source):
         if not valid.any():
             raise ValueError("s2 has no pixel with data")
         radiometry.check_reflectance(pixels[:, valid])
-        baselines = (radiometry.processing_baseline(text) for text in product)
-        offset, told = radiometry.decide_offset(
+        baselines = (radiometry.processing_baseline(text) for text in scene.product)
+        offset, told = scene.offset or radiometry.decide_offset(
             baseline=next((number for number in baselines if number is not None), None),
             b10=raster.pixels[order.index("B10")][valid] if "B10" in order else None,
             stated=None if self.offset == "auto" else int(self.offset),

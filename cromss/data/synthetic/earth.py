@@ -7,12 +7,14 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from cromss.contract import physical
 from cromss.data.patch import Patch
 from cromss.data.sources.base import Location, Source
 from cromss.data.synthetic.imagery import Optical, Radar, make_cover, optical, radar
 from cromss.data.synthetic.noise import Clean, DynamicWorld, Noise, near_border
 from cromss.data.synthetic.scene import SNOW, make_scene
 from cromss.landcover import DFC2020, DYNAMIC_WORLD, IGNORE
+from cromss.sensors import SENSORS
 
 # A random stream's key is (seed, region, place, purpose, season), so that no knob disturbs what another one draws.
 _PRETRAINING, _DOWNSTREAM = 0, 1
@@ -87,6 +89,7 @@ class SyntheticEarth(Source):
                 location_id=location.id,
                 acquisition=acquisition,
                 images=self._shifted(pixels) if self.downstream else pixels,
+                contracts={name: physical(name, card.bands) for name, card in SENSORS.items()},
                 label=self._classes(labels[season]),
                 clean=self._classes(scene.classes),
                 split=location.split,
