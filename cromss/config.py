@@ -11,6 +11,7 @@ import pydantic
 from pydantic import Field
 
 from cromss.data.augment import AugmentConfig
+from cromss.data.cache import CacheConfig
 from cromss.data.stream import RayReader, Reader
 from cromss.networks.encoders import Backbone
 from cromss.networks.fusion import Fusion, Middle
@@ -30,6 +31,10 @@ class DataConfig(Settings):
     lanes: int = Field(8, ge=1)
     window: int = Field(4, ge=1)  # row groups mixed with each other
     val_folds: int = Field(1, ge=1)
+    cache: CacheConfig = CacheConfig()
+    quarantine: bool = False  # leave damaged shards out instead of refusing the store; reads it whole once to find them
+    sentinel: bool = True  # stop when the first patches do not look like the store
+    journal_rows: bool = False  # write down which patches every step saw, under OUT/rows
 
 
 class ModelConfig(Backbone):
@@ -237,7 +242,8 @@ class RunConfig(Settings):
         and nothing that has no effect (the ramps of a run without selection)."""
         tree = self.model_dump(mode="json")
         kept = {key: tree[key] for key in ("seed", "pretraining", "data", "model", "objective", "optim")}
-        del kept["data"]["reader"]
+        for aside in ("reader", "cache", "quarantine", "sentinel", "journal_rows"):
+            del kept["data"][aside]
         objective = kept["objective"]
         objective["ramp_epochs"] = self.ramp_epochs
         if self.objective.selection.kind != "cromss":

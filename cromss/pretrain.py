@@ -6,14 +6,18 @@ The same command again goes on from the newest valid checkpoint, with any number
 import argparse
 import sys
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cromss.cli import command_line, verb
 from cromss.config import RunConfig, add_arguments, layers_from, resolve, shown
 from cromss.data.plan import check_world
+from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
 from cromss.ray_session import Share, connect, following, share_of, unique_name, writable
+
+QUARANTINE = "quarantine.json"
 
 # (metrics of an epoch, where to send what Tune shall see of them)
 Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
@@ -21,17 +25,23 @@ Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
 
 def pretrain(
     config: RunConfig, data: Path, out: Path, share: Share, *, key: str, downstream: Path | None = None,
-    report: Report | None = None, show: bool = True,
+    report: Report | None = None, show: bool = True, quarantine: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit a TorchTrainer (or, with a share of no workers, run here); the content of `out/pretraining.json`.
 
+    quarantine   where damaged shards are remembered that data.quarantine leaves out (default: under `out`)
     report   called in this process with the metrics of every epoch that has a probe; inside a Tune trial only
     Raises ValueError for mistakes in configuration or data (found before a worker starts), FloatingPointError for a loss
     that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`.
     """
-    check(config, PatchStore.open(data))
     out.mkdir(parents=True, exist_ok=True)
+    store = opened(
+        data, quarantine=config.data.quarantine, record=quarantine or out / QUARANTINE, cache=config.data.cache,
+        say=print if show else lambda line: None,
+    )  # fmt: skip
+    check(config, store)
     job = {
+        "without": [asdict(lost) for lost in store.without],
         "config": _with_share(config, share).model_dump(mode="json"),
         "data": str(data.absolute()),
         "out": str(out.absolute()),
@@ -124,7 +134,7 @@ def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str
     """A mistake, or a loss that is not finite, is an answer, not a crash to retry."""
     import torch
 
-    from cromss.data.store import PatchStore
+    from cromss.data.store import Lost, PatchStore
     from cromss.journal import Journal
     from cromss.training import pretraining
 
@@ -137,9 +147,12 @@ def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str
             file.write(line + "\n")
 
     try:
+        config = resolve(job["config"])
         return pretraining.run(
-            resolve(job["config"]),
-            PatchStore.open(job["data"]),
+            config,
+            PatchStore.open(
+                job["data"], without=[Lost(**lost) for lost in job["without"]], cache=config.data.cache
+            ),
             out,
             downstream=PatchStore.open(job["downstream"]) if job["downstream"] else None,
             device=device,
@@ -167,7 +180,8 @@ def main(argv: list[str] | None = None) -> int:
     if not args.data or not args.out:
         raise ValueError("--data STORE and --out DIR are needed")
     out = writable(args.out)
-    check(config, PatchStore.open(args.data))
+    if not config.data.quarantine:  # which reads the whole store, once, when it has come so far
+        check(config, PatchStore.open(args.data, cache=config.data.cache))
     connect()
     import ray
 
@@ -193,7 +207,7 @@ def _track(out: Path, config: RunConfig, result: dict[str, Any]) -> None:
 
     record = {"key": "pretrain", "arm": "pretraining", "seed": config.seed, "status": "done", "command": command_line(),
               "config": config.model_dump(mode="json"), "final": result["final"], "noise": result["noise"],
-              "seconds": result["seconds"]}  # fmt: skip
+              "seconds": result["seconds"], "pretraining": result}  # fmt: skip
     write_json(out / "trial.json", record)
     Sink(out).sync(final=True)
     print(f"MLflow: {open_ui_command(out)}")

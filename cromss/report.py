@@ -412,6 +412,10 @@ class _Run:
                  "downstream store": self.sweep.get("downstream_digest", ""), "versions": _versions()}  # fmt: skip
         if (seen := self.sweep.get("overlap", {})).get("shared"):
             facts["test tiles on pretraining tiles"] = f"{seen['shared']} of {seen['tiles']}"
+        lost = self.sweep.get("quarantined") or (trial.get("pretraining") or {}).get("quarantined") or []
+        if lost:
+            patches, names = sum(one["patches"] for one in lost), ", ".join(one["shard"] for one in lost)
+            facts["quarantined"] = f"{patches:,} patches in {len(lost)} damaged shards were left out: {names}"
         title = f"{self.best.name if self.best else trial['arm']}, seed {trial['seed']}"
         config = yaml.safe_dump(trial["config"], sort_keys=False, width=100) if trial["config"] else ""
         return {"facts": {key: value for key, value in facts.items() if value}, "title": title, "config": config}

@@ -9,14 +9,17 @@ import logging
 import os
 import sys
 import time
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cromss.cli import command_line, verb
 from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
 from cromss.journal import read_json, read_trials, write_json
+from cromss.pretrain import QUARANTINE
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
 from cromss.trials.overlap import overlap, warning
@@ -40,7 +43,9 @@ def sweep(
 
     base = overlay(space.base, base)
     first = resolve(base)
-    stores = PatchStore.open(data), PatchStore.open(downstream)
+    cache = first.data.cache
+    store = opened(data, quarantine=first.data.quarantine, record=out / QUARANTINE, cache=cache)
+    stores = store, PatchStore.open(downstream, cache=cache)
     total = ray.cluster_resources()
     plan = budget(first, total.get("CPU", 0), total.get("GPU", 0))
     setting = Setting(
@@ -53,7 +58,7 @@ def sweep(
     samples = samples or space.samples
     planned = _planned(space, setting, samples, first, stores)
     seen = overlap(*stores, first.transfer.protocol.kind)
-    write_json(out / "sweep.json", _story(space, setting, first, samples, stores[1]) | {"overlap": seen})
+    write_json(out / "sweep.json", _story(space, setting, first, samples, stores) | {"overlap": seen})
     count = samples + CONFIRMED * (first.sweep.seeds - 1) if space.search else len(planned)
     print(
         f"{space.question}\n{count} trials, {plan.concurrent} at a time, {plan.share} each; results in {out}",
@@ -146,8 +151,12 @@ def _seen_by_all_nodes(out: Path) -> None:
         raise ValueError(f"--out {out}: {seen.count(False)} of {len(nodes)} nodes cannot see it; name a shared folder")
 
 
-def _story(space: Space, setting: Setting, first: RunConfig, samples: int, downstream: PatchStore) -> dict[str, Any]:
-    real = "synthetic" not in str(downstream.manifest.source.get("layout", {}).get("kind"))
+def _story(
+    space: Space, setting: Setting, first: RunConfig, samples: int, stores: tuple[PatchStore, PatchStore]
+) -> dict[str, Any]:  # fmt: skip
+    store, downstream = stores
+    layout = downstream.manifest.source.get("layout", {}).get("kind")
+    contest = layout == "dfc2020" and downstream.manifest.places == {"test": 5128, "train": 986}
     return {
         "space": space.name,
         "question": space.question,
@@ -157,7 +166,8 @@ def _story(space: Space, setting: Setting, first: RunConfig, samples: int, downs
         "repeats": first.transfer.repeats,
         "samples": samples,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "paper_rows": real and downstream.scheme.name == "dfc2020",
+        "paper_rows": contest,
+        "quarantined": [asdict(lost) for lost in store.without],
         "store_digest": setting.world[0],
         "downstream_digest": setting.downstream_digest,
     }

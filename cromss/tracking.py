@@ -176,12 +176,16 @@ class Sink:
         key, parent = ("", None) if alone else (trial["key"], "")
         tags = {"cromss.kind": "trial", "cromss.arm": trial["arm"], "cromss.reason": trial["reason"],
                 "cromss.command": trial["command"]}  # fmt: skip
+        lost = (trial.get("pretraining") or {}).get("quarantined") or []
+        tags["cromss.quarantined"] = ", ".join(one["shard"] for one in lost)
         config = leaves(trial["config"]) | {"seed": trial["seed"]}
         run = self._ensure(key, f"{trial['arm']} seed {trial['seed']}", parent=parent, tags=tags, params=config)
         journals = read_journal(trial["folder"] / "journal")
         entries = journals.pop(trial["key"], [])
         journaled = {name for entry in entries for name in entry.metrics}
         summary = {name: value for name, value in _means(trial).items() if name not in journaled}
+        if lost:
+            summary["data/patches_lost"] = sum(one["patches"] for one in lost)
         self._send(run, [*entries, Entry(0, None, time.time(), summary)])
         downstream = {_name(judged): judged for judged in trial["downstream"]}
         for name in {*downstream, *(run_name.rpartition("/")[2] for run_name in journals)}:

@@ -94,6 +94,7 @@ class Plan:
                 f"in {lanes} lanes: lower the batch size or the lanes, or train for more epochs"
             )
         self._epoch = lru_cache(maxsize=2)(self._deal)
+        self._lane = lru_cache(maxsize=2 * lanes)(self._list)
         self._turns = lru_cache(maxsize=2)(self._take_turns)
         self._windows = np.array([self._epoch_windows(epoch) for epoch in range(lanes)])  # (lanes epochs, lanes)
 
@@ -132,45 +133,55 @@ class Plan:
         before = self.count(lanes, epoch)
         while before < stop:
             turns = self._turns(lanes, epoch % self.lanes)
-            for k, lane in turns[max(0, start - before) : stop - before].tolist():
-                yield self._window(epoch, k, lane)
+            for number in range(max(0, start - before), min(len(turns), stop - before)):
+                yield self._window(epoch, *turns[number].tolist())
             before += len(turns)
             epoch += 1
 
     # --- one epoch ----------------------------------------------------------------------------------------------------
 
-    def _deal(self, epoch: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """(slot of every chosen block, per lane the chosen blocks in reading order)."""
-        order = self._rng("deal", epoch).permutation(len(self.chosen))
-        lane = np.empty(len(order), np.int64)
-        for size, blocks, start in self._classes:
-            members = np.flatnonzero(self._sizes[order] == size)
-            lane[members] = (start + epoch * blocks + np.arange(blocks)) % self.lanes
-        lists = [self._rng("lane", epoch, k).permutation(order[lane == k]) for k in range(self.lanes)]
-        return self._slots(epoch), lists
+    def _deal(self, epoch: int) -> tuple[np.ndarray, np.ndarray, list[np.ndarray | None]]:
+        """(slot of every chosen block, the chosen blocks permuted, per class their positions in that; None = all)."""
+        order = self._rng("deal", epoch).permutation(np.arange(len(self.chosen), dtype=np.int32))
+        one = len(self._classes) == 1
+        members = [None if one else np.flatnonzero(self._sizes[order] == size) for size, _, _ in self._classes]
+        return self._slots(epoch), order, members
+
+    def _list(self, epoch: int, lane: int) -> tuple[np.ndarray, np.ndarray]:
+        """(the chosen blocks of a lane in reading order, the row of the epoch's share at which each ends)."""
+        _, order, members = self._epoch(epoch)
+        positions = []
+        for (_, blocks, start), of_class in zip(self._classes, members, strict=True):
+            first = (lane - start - epoch * blocks) % self.lanes
+            positions.append(
+                np.arange(first, blocks, self.lanes) if of_class is None else of_class[first :: self.lanes]
+            )
+        dealt = order[positions[0]] if len(positions) == 1 else order[np.sort(np.concatenate(positions))]
+        blocks = self._rng("lane", epoch, lane).permutation(dealt)
+        return blocks, np.cumsum(self._sizes[blocks])
 
     def _slots(self, epoch: int) -> np.ndarray:
-        slots = np.empty(len(self.chosen), np.int64)
+        slots = np.empty(len(self.chosen), np.int16)
         for n in np.unique(self._n):
             members = np.flatnonzero(self._n == n)
             if self.seasons == "random":
-                slots[members] = self._rng("slot", epoch, int(n)).integers(n, size=len(members))
+                slots[members] = self._rng("slot", epoch, int(n)).integers(n, size=len(members), dtype=np.int16)
             else:
                 draws = self._rng("cycle", epoch // int(n), int(n)).random((len(members), n))
                 slots[members] = draws.argsort(axis=1)[:, epoch % int(n)]
         return slots
 
     def _window(self, epoch: int, k: int, lane: int) -> Window:
-        slots, lists = self._epoch(epoch)
+        slots, (blocks, ends) = self._epoch(epoch)[0], self._lane(epoch, lane)
         start = max(0, k * self.window - self._shift(lane))
-        mine = lists[lane][start : (k + 1) * self.window - self._shift(lane)]
-        before = int(self._sizes[lists[lane][:start]].sum())
+        mine = blocks[start : (k + 1) * self.window - self._shift(lane)]
+        before = int(ends[start - 1]) if start else 0
         return Window(
             lane=lane,
             epoch=epoch,
             first=self._lane_rows(epoch, lane) + before,
             blocks=self.chosen[mine],
-            slots=slots[mine],
+            slots=slots[mine].astype(np.int64),
             order=self._rng("rows", epoch, lane, k).permutation(int(self._sizes[mine].sum())),
         )
 
@@ -205,10 +216,10 @@ class Plan:
     def _take_turns(self, lanes: range, epoch: int) -> np.ndarray:
         """(position, lane) of each of an epoch's windows, in the order in which steps need them; (windows, 2)."""
         windows = self._windows[epoch, lanes.start : lanes.stop]
-        lane = np.repeat(np.array(lanes), windows)
-        position = np.concatenate([np.arange(count) for count in windows])
+        lane = np.repeat(np.array(lanes, np.int32), windows)
+        position = np.concatenate([np.arange(count, dtype=np.int32) for count in windows])
         start = np.maximum(0, position * self.window - lane * self.window // self.lanes)
-        order = np.lexsort((lane, start))
+        order = np.argsort(start, kind="stable")  # ties in the order of the lanes
         return np.stack([position[order], lane[order]], axis=1)
 
     def _epoch_of_window(self, lanes: range, number: int) -> int:
@@ -219,7 +230,7 @@ class Plan:
         epoch = _last(lambda epoch: self._lane_rows(epoch, lane) <= row)
         if epoch >= self.epochs:
             return self.count(lanes)
-        ends = self._lane_rows(epoch, lane) + np.cumsum(self._sizes[self._epoch(epoch)[1][lane]])
+        ends = self._lane_rows(epoch, lane) + self._lane(epoch, lane)[1]
         k = (int(np.searchsorted(ends, row, side="right")) + self._shift(lane)) // self.window
         turns = self._turns(lanes, epoch % self.lanes)
         return self.count(lanes, epoch) + int(np.flatnonzero((turns == (k, lane)).all(axis=1))[0])
@@ -258,17 +269,18 @@ def select(
     """Indices of the blocks of a split and folds. Raises ValueError when there are none."""
     mask = blocks.split == split
     if not mask.any():
-        raise ValueError(f"split {split!r}: the store has none{suggest(split, sorted(set(blocks.split.tolist())))}")
-    present = sorted(set(blocks.fold[mask].tolist()))
+        raise ValueError(f"split {split!r}: the store has none{suggest(split, np.unique(blocks.split).tolist())}")
+    present = np.unique(blocks.fold[mask]).tolist()
     for fold in (*(folds or ()), *exclude_folds):
         if fold not in present:
             raise ValueError(f"fold {fold}: the split {split!r} has the folds {present[0]} to {present[-1]}")
     if folds is not None:
-        mask = mask & np.isin(blocks.fold, list(folds))
-    mask = mask & ~np.isin(blocks.fold, list(exclude_folds))
+        mask &= np.isin(blocks.fold, list(folds))
+    for fold in exclude_folds:
+        mask &= blocks.fold != fold
     if not mask.any():
         raise ValueError(f"split {split!r}: no fold is left; it has {len(present)}, keep at least one")
-    return np.flatnonzero(mask)
+    return np.flatnonzero(mask).astype(np.int32)
 
 
 def check_world(world: int, lanes: int) -> None:

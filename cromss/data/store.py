@@ -57,7 +57,7 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Lost:
-    """A shard that does not hold: why, and the training and other patches that go with it."""
+    """A shard that does not hold, why, and how many patches are in it."""
 
     shard: str
     reason: str
@@ -71,10 +71,11 @@ class PatchStore:
     """A store opened for reading. Reading is thread-safe: each thread keeps its own file handles."""
 
     def __init__(
-        self, folder: Folder, manifest: Manifest, *, without: Iterable[str] = (), cache: CacheConfig | None = None
+        self, folder: Folder, manifest: Manifest, *, without: Iterable[Lost] = (), cache: CacheConfig | None = None
     ):
-        self.folder, self.manifest, self.without = folder, manifest, tuple(sorted(without))
-        self.digest = _digest(manifest, self.without)
+        self.folder, self.manifest, self.without = folder, manifest, tuple(without)
+        gone = {lost.shard for lost in self.without}
+        self.digest = _digest(manifest, sorted(gone))
         self.cache = cache or CacheConfig()
         self.encoding, self.size, self.scheme = manifest.encoding, manifest.size, landcover.scheme(manifest.scheme)
         self.contracts, self.has_clean = manifest.contracts, manifest.has_clean
@@ -82,14 +83,14 @@ class PatchStore:
         self.layout = Layout(manifest.scheme, self.bands, manifest.size, manifest.encoding)
         self.blocks = self._all_blocks()
         if self.without:
-            left_out = [index for index, shard in enumerate(manifest.shards) if shard.path in self.without]
+            left_out = [shard for shard in np.unique(self.blocks.shard).tolist() if self.name(shard) in gone]
             self.blocks = self.blocks.where(~np.isin(self.blocks.shard, left_out))
             if not len(self.blocks):
                 raise ValueError(f"{folder}: no shard is left")
         self.slots = int(self.blocks.n.max())
-        self.splits = sorted(set(self.blocks.split.tolist()))
+        self.splits = np.unique(self.blocks.split).tolist()
         self._handles = threading.local()
-        self._cached = Cache(self.cache, self.digest) if self.cache.folder and not folder.local else None
+        self._cached = Cache(self.cache, _digest(manifest, ())) if self.cache.folder and not folder.local else None
 
     @classmethod
     def open(
@@ -97,13 +98,13 @@ class PatchStore:
         where: "str | Path | Folder",
         check: bool = True,
         *,
-        without: Iterable[str] = (),
+        without: Iterable[Lost] = (),
         cache: CacheConfig | None = None,
     ) -> "PatchStore":
         """The store at a path or a bucket's URI.
 
         check     compare size, footer, row count and contract of every shard with the manifest
-        without   shards that are left out (see `damaged`)
+        without   shards that are left out (see `damaged` and data.quarantine)
         cache     where row groups of a bucket's store are kept on this machine
 
         Raises ValueError when it is not a store, of another version, or damaged.
@@ -118,7 +119,7 @@ class PatchStore:
         if check and (damage := store.damaged()):
             more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
             raise ValueError(
-                f"{folder}: shard {damage[0].shard} {damage[0].reason}{more}; {REMEDY.format(folder)}, or train without "
+                f"{folder}: shard {damage[0].shard} {damage[0].reason}{more}; {store.remedy}, or train without "
                 f"what is damaged: data.quarantine=true"
             )
         return store
@@ -157,8 +158,16 @@ class PatchStore:
 
     def unreadable(self, shard: int, reason: str) -> ValueError:
         """The error that names a shard whose content does not hold."""
-        path = self.manifest.shards[shard].path if self.manifest.shards else self.folder.name
-        return ValueError(f"{self.folder}: shard {path} cannot be read, {reason}; {REMEDY.format(self.folder)}")
+        return ValueError(f"{self.folder}: shard {self.name(shard)} cannot be read, {reason}; {self.remedy}")
+
+    def name(self, shard: int) -> str:
+        """What a shard is called, in `without` for instance."""
+        return self.manifest.shards[shard].path
+
+    @property
+    def remedy(self) -> str:
+        """What to do about damage."""
+        return REMEDY.format(self.folder)
 
     def check_cell(self, cell: bytes | np.ndarray, patch_id: str, expected: int, shard: int, name: str) -> None:
         """Raises ValueError, naming the shard and the patch, when a cell's bytes are not those that were ingested."""
@@ -175,7 +184,8 @@ class PatchStore:
 
         found = []
         with ThreadPoolExecutor(8 if self.folder.local else 16) as pool:
-            shards = [shard for shard in self.manifest.shards if shard.path not in self.without]
+            gone = {lost.shard for lost in self.without}
+            shards = [shard for shard in self.manifest.shards if shard.path not in gone]
             for shard, reason in zip(shards, pool.map(look, shards), strict=True):
                 looked += shard.bytes
                 progress(looked)
@@ -217,9 +227,12 @@ class PatchStore:
             total = max(1, sum(counts.values()))
             shares = ", ".join(f"{name} {count / total:.1%}" for name, count in counts.items() if count)
             lines.append(f"{split:12} {m.places[split]:,} places, {len(self.folds(split))} folds: {shares}")
-        size = sum(shard.bytes for shard in m.shards)
-        lines.append(f"shards       {len(m.shards):,}, {size / 1e9:,.3f} GB, digest {self.digest[:12]}")
+        lines += [*self._bulk(), f"digest       {self.digest[:12]}"]
         return "\n".join(lines)
+
+    def _bulk(self) -> list[str]:
+        size = sum(shard.bytes for shard in self.manifest.shards)
+        return [f"shards       {len(self.manifest.shards):,}, {size / 1e9:,.3f} GB"]
 
     def _fetch(self, shard: int, row_group: int, columns: list[str]) -> pa.Table:
         return self._file(shard, not _cells_only(columns)).read_row_group(row_group, columns=columns)
@@ -268,8 +281,7 @@ class PatchStore:
 
     def _patch(self, blocks: Blocks, block: int, row: int, slot: int) -> Patch:
         shard = int(blocks.shard[block])
-        table = self.read(shard, int(blocks.first[block]) + slot, self.layout.schema.names)
-        [values] = table.slice(row, 1).to_pylist()
+        values = self._row(shard, int(blocks.first[block]) + slot, row)
         for name in self.layout.columns:
             if values[name] is not None:
                 self.check_cell(values[name], values["patch_id"], values[checksum_column(name)], shard, name)
@@ -291,6 +303,10 @@ class PatchStore:
                 for key in ("patch_id", "location_id", "tile", "acquisition", "split", "crs", "lon", "lat")
             },
         )
+
+    def _row(self, shard: int, row_group: int, row: int) -> dict[str, Any]:
+        [values] = self.read(shard, row_group, self.layout.schema.names).slice(row, 1).to_pylist()
+        return values
 
     def _all_blocks(self) -> Blocks:
         return _blocks(self.manifest)
@@ -314,7 +330,7 @@ def _map(values: bytes, size: tuple[int, int]) -> np.ndarray:
     return np.frombuffer(values, np.uint8).reshape(size)
 
 
-def _digest(manifest: Manifest, without: tuple[str, ...]) -> str:
+def _digest(manifest: Manifest, without: list[str]) -> str:
     """Identifies the content: not where it came from, not when; with what is left out of it."""
     content = manifest.model_dump(mode="json", exclude={"source"}) | ({"without": without} if without else {})
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -329,5 +345,5 @@ def _blocks(manifest: Manifest) -> Blocks:
                 first += n
 
     shard, first, n, rows, split, fold = zip(*entries(), strict=True)
-    numbers = (np.array(column, np.int64) for column in (shard, first, n, rows))
-    return Blocks(*numbers, np.array(split), np.array(fold, np.int64))
+    numbers = (np.array(column, np.int32) for column in (shard, first, n, rows))
+    return Blocks(*numbers, np.array(split), np.array(fold, np.int32))

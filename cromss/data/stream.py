@@ -21,7 +21,7 @@ from cromss.data.assembly import Assembler, Rows, Wanted, read_window
 from cromss.data.cache import CacheConfig
 from cromss.data.patch import Batch
 from cromss.data.plan import Plan, Window, every_row
-from cromss.data.store import PatchStore
+from cromss.data.store import Lost, PatchStore
 from cromss.data.tasks import run_tasks
 from cromss.settings import Settings
 
@@ -252,7 +252,7 @@ class _Recipe:
 
     path: str
     digest: str
-    without: tuple[str, ...]
+    without: tuple[Lost, ...]
     cache: CacheConfig
     plan: str  # its arguments, JSON
     lanes: range
@@ -271,7 +271,7 @@ class _Recipe:
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(path: str, digest: str, without: tuple[str, ...], cache: CacheConfig, plan: str) -> tuple[PatchStore, Plan]:
+def _opened(path: str, digest: str, without: tuple[Lost, ...], cache: CacheConfig, plan: str) -> tuple[PatchStore, Plan]:
     store = PatchStore.open(path, check=False, without=without, cache=cache)
     if store.digest != digest:
         raise ValueError(f"{path}: is not the store that this run started with (its manifest differs)")

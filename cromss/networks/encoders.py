@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from cromss.contract import Contract
 from cromss.networks.scaling import MeanStd, Scaling
 from cromss.sensors import sensor
 from cromss.settings import Settings
@@ -52,6 +53,7 @@ class EncoderCard(Settings):
     modality: str
     bands: tuple[str, ...]
     scaling: Scaling = MeanStd()
+    contract: Contract | None = None  # of the data it was trained on; None: nobody knows
     method: str = ""  # how it was trained, e.g. CromSS-midF
     store: str = ""  # digest of the patch store it was trained on
     epoch: int | None = None

@@ -11,10 +11,9 @@ import pydantic
 import torch
 from torch import Tensor
 
+from cromss.contract import Encoding
 from cromss.sensors import Sensor
 from cromss.settings import Settings
-
-Encoding = Literal["uint8", "raw"]
 
 
 class MeanStd(Settings):

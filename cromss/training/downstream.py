@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from cromss.config import TransferConfig
+from cromss.contract import drift, require_same
 from cromss.data.augment import augment, centre_crop
 from cromss.data.patch import Batch
 from cromss.data.plan import Plan
@@ -24,6 +25,7 @@ from cromss.objective.losses import weighted_cross_entropy, weighted_dice
 from cromss.training.loop import Inputs, make_scheduler, step_schedule
 from cromss.training.metrics import Confusion, scores
 from cromss.training.pictures import views
+from cromss.training.sentinel import Sentinel
 
 
 def judge(
@@ -59,6 +61,10 @@ def judge(
         state, card = load_encoder(encoder)
         architecture, scaling, bands = card.architecture, card.scaling, card.bands
     inputs = _inputs(store, modality, bands, scaling)
+    ours = store.contract(modality).select(inputs.bands[modality], str(store.path))
+    theirs = card.contract if encoder is not None else None
+    if theirs is not None:
+        require_same(ours, str(store.path), theirs, f"the encoder {encoder}", encoding=False)
     pairs = [("train", "test")] if config.protocol.kind == "holdout" else [("train", "test"), ("test", "train")]
     confusion = np.zeros((len(store.scheme),) * 2, np.int64)
     pictures: list[dict[str, np.ndarray]] = []
@@ -73,7 +79,10 @@ def judge(
         counts, shown = _score(network, config, store, inputs, modality, test, device)
         confusion += counts
         pictures.append(shown)
-    result = _result(confusion, store, config, modality, mode, repeat) | {"seconds": time.monotonic() - began}
+    result = _result(confusion, store, config, modality, mode, repeat) | {
+        "seconds": time.monotonic() - began,
+        "drift": drift(ours, theirs) if theirs is not None else [],
+    }
     out.mkdir(parents=True, exist_ok=True)
     if config.panels and pictures[0]:
         joined = {key: np.concatenate([shown[key] for shown in pictures]) for key in pictures[0]}
@@ -85,13 +94,12 @@ def judge(
 
 
 def _inputs(store: PatchStore, modality: str, bands: tuple[str, ...] | None, scaling: Scaling) -> Inputs:
-    if modality not in store.bands:
-        raise ValueError(f"modality {modality!r}: {store.path} holds {', '.join(store.bands)}")
-    bands = bands or store.bands[modality]
+    bands = bands or store.contract(modality).bands
     if missing := [band for band in bands if band not in store.bands[modality]]:
         raise ValueError(
-            f"the {modality} encoder reads {', '.join(bands)}; {store.path} lacks {', '.join(missing)}: ingest the downstream "
-            f"set with these bands, or pretrain on a subset (--set data.bands.{modality}=...)"
+            f"the {modality} encoder reads {', '.join(bands)}; {store.path} lacks {', '.join(missing)} and holds "
+            f"{', '.join(store.bands[modality])}: ingest the downstream set with these bands, or pretrain on a subset "
+            f"(--set data.bands.{modality}=...)"
         )
     if scaling.needs_raw and store.encoding != "raw":
         raise ValueError(
@@ -136,6 +144,8 @@ def _train(
     network.train()
     total, steps = torch.zeros((), device=device), 0
     batches = open_batches(store, plan, bands=inputs.bands, reader=DirectReader())
+    contracts = {modality: store.contract(modality).select(inputs.bands[modality], str(store.path))}
+    batches = Sentinel(contracts, store.manifest.statistics[split]).watch(batches)
     for step, batch in enumerate(batches):
         batch = augment(batch.to(device), config.augment)
         labels, unit = _labels(batch), torch.ones_like(batch.labels, dtype=torch.float32)

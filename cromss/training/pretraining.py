@@ -10,6 +10,7 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
 from cromss.config import RunConfig
+from cromss.contract import Contract, require_same
 from cromss.data.patch import Batch
 from cromss.data.plan import Plan, select
 from cromss.data.store import PatchStore
@@ -29,6 +31,8 @@ from cromss.training.loop import EpochEnd, Inputs, Training, evaluate, fit, make
 from cromss.training.noise import NoiseMeter
 from cromss.training.pictures import pretraining_panels
 from cromss.training.probe import probe
+from cromss.training.rows import journalled
+from cromss.training.sentinel import Sentinel
 
 Journal = Callable[[int, dict[str, float], float], None]  # (step, metrics, epoch)
 Report = Callable[[dict[str, float]], None]  # called by every rank after every epoch with a probe, and at the end
@@ -36,26 +40,27 @@ Report = Callable[[dict[str, float]], None]  # called by every rank after every 
 
 def inputs_for(config: RunConfig, store: PatchStore) -> Inputs:
     """The modalities and bands that `config` trains on, checked against what the store holds. Raises ValueError."""
-    from cromss.sensors import sensor
-
-    bands = {}
-    for modality in config.model.fusion.modalities:
-        if modality not in store.bands:
-            raise ValueError(f"model.fusion needs modality {modality!r}; {store.path} holds {', '.join(store.bands)}")
-        wanted = config.data.bands.get(modality)
-        chosen = sensor(modality).select(wanted) if wanted else store.bands[modality]
-        if missing := [band for band in chosen if band not in store.bands[modality]]:
-            raise ValueError(
-                f"data.bands.{modality}={wanted}: {store.path} lacks {', '.join(missing)}; it holds "
-                f"{', '.join(store.bands[modality])}"
-            )
-        bands[modality] = chosen
+    bands = {name: contract.bands for name, contract in contracts_for(config, store).items()}
     if config.model.scaling.needs_raw and store.encoding != "raw":
         raise ValueError(
             f"model.scaling.kind={config.model.scaling.kind}: needs raw pixels, {store.path} is {store.encoding}; ingest "
             f"with --encoding raw"
         )
     return Inputs(bands=bands, encoding=store.encoding, scaling=config.model.scaling)
+
+
+def contracts_for(config: RunConfig, store: PatchStore) -> dict[str, Contract]:
+    """modality -> what the network is fed with. Raises ValueError where the store cannot give it."""
+    from cromss.sensors import sensor
+
+    found = {}
+    for modality in config.model.fusion.modalities:
+        if modality not in store.contracts:
+            raise ValueError(f"model.fusion needs modality {modality!r}; {store.path} holds {', '.join(store.contracts)}")
+        wanted = config.data.bands.get(modality)
+        chosen = sensor(modality).select(wanted) if wanted else store.bands[modality]
+        found[modality] = store.contract(modality).select(chosen, f"data.bands.{modality}={wanted}: {store.path}")
+    return found
 
 
 def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ...]]:
@@ -148,6 +153,10 @@ def run(
             store, plan, rank=rank, world=world, start_step=training.step, bands=inputs.bands, reader=config.data.reader,
             clean=store.has_clean, seasons=config.objective.smoothing.kind != "none",
         )  # fmt: skip
+        if config.data.sentinel:
+            batches = Sentinel(contracts_for(config, store), store.manifest.statistics["train"]).watch(batches)
+        if config.data.journal_rows:
+            batches = journalled(batches, out / "rows", rank, world, training.step)
         fit(
             training, batches, plan, config, inputs, classes=classes, device=device, validate=validate,
             at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise,
@@ -160,6 +169,7 @@ def run(
         "noise": noise.result(),
         "device": str(device.type),
         "workers": world,
+        "quarantined": [asdict(lost) for lost in store.without],
     }
     if rank == 0:
         _finish(training, config, store, inputs, out, result, device)
@@ -191,6 +201,10 @@ def _resume(
         say(line)
     if found is None:
         return {}
+    for name, contract in contracts_for(config, store).items():
+        theirs = found.state["contracts"].get(name)
+        if theirs is not None:
+            require_same(contract, str(store.path), Contract(**theirs), f"the checkpoint {found.path}")
     _same_run(found.state["identity"], _identity(config, store), out)
     training.module.load_state_dict(found.tensors["model"])
     checkpoint.restore_optimizer(training.optimizer, found.tensors["optimizer"])
@@ -210,6 +224,7 @@ def _save(training: Training, config: RunConfig, store: PatchStore, out: Path, p
         {"model": training.module.state_dict(), "optimizer": checkpoint.optimizer_tensors(training.optimizer)},
         {
             "identity": _identity(config, store),
+            "contracts": {name: one.model_dump(mode="json") for name, one in contracts_for(config, store).items()},
             "scheduler": scheduler,
             "lr": [group["lr"] for group in training.optimizer.param_groups],
             "past": past,
@@ -284,13 +299,14 @@ def _finish(
     training: Training, config: RunConfig, store: PatchStore, inputs: Inputs, out: Path, result: dict[str, Any],
     device: torch.device,
 ) -> None:  # fmt: skip
-    for modality, bands in inputs.bands.items():
+    for modality, contract in contracts_for(config, store).items():
         card = EncoderCard(
             architecture=config.model.encoder,
             depth=config.model.depth,
             modality=modality,
-            bands=bands,
+            bands=contract.bands,
             scaling=inputs.scaling,
+            contract=contract,
             method=f"{config.objective.selection.kind}-{config.model.fusion.kind}",
             store=store.digest,
             epoch=config.optim.epochs,

@@ -103,7 +103,7 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
 def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> dict[str, Any]:
     if config.pretraining.kind != "pretrain":
         return {}
-    from cromss.pretrain import pretrain
+    from cromss.pretrain import QUARANTINE, pretrain
 
     address = pretraining_key(config, setting.world)
     with claimed(Path(setting.out), address, folder) as twin:
@@ -111,7 +111,7 @@ def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> 
             return bring(twin, folder)
         return pretrain(
             config, Path(setting.data), folder, setting.budget.share, key=key, downstream=Path(setting.downstream),
-            report=_scored(config.sweep.metric), show=False,
+            report=_scored(config.sweep.metric), show=False, quarantine=Path(setting.out) / QUARANTINE,
         )  # fmt: skip
 
 

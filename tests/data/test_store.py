@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cromss import sensors
-from cromss.data.store import PatchStore, StoreWriter
+from cromss.data.store import Lost, PatchStore, StoreWriter
 
 
 def places_and_acquisitions(store: PatchStore, block: int, slot: int) -> list[tuple[int, int]]:
@@ -238,8 +238,8 @@ def test_a_shard_of_another_store_is_named_at_start_up(make_store):
 
 def test_a_store_without_a_shard_has_its_other_places_and_another_digest(make_store):
     store = make_store(shard_bytes=60_000)
-    lost = store.manifest.shards[1].path
-    rest = PatchStore.open(store.path, without=[lost])
+    second = store.manifest.shards[1]
+    rest = PatchStore.open(store.path, without=[Lost(second.path, "is missing", second.rows)])
     assert len(rest.blocks) == len(store.blocks) - len(store.manifest.shards[1].blocks)
     assert rest.digest != store.digest
     whole = {patch.patch_id for patch in store.sample(1000)}

@@ -1,0 +1,48 @@
+"""Training without the shards that do not hold: found once, written down, and left out of the plan from then on."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from cromss.data.cache import CacheConfig
+from cromss.data.store import Lost, PatchStore
+from cromss.files import Folder
+
+
+def opened(
+    where: str | Path | Folder,
+    *,
+    quarantine: bool = False,
+    record: Path | None = None,
+    cache: CacheConfig | None = None,
+    say: Callable[[str], None] = print,
+) -> PatchStore:
+    """The store, checked. With `quarantine`, without its damaged shards, each of them named to `say`.
+
+    A quarantine reads every byte once (sha256) and is remembered in `record`: the plan of a run that is resumed is the same
+    plan, and another shard that breaks meanwhile stops it by name. Raises ValueError for a store that does not hold.
+    """
+    if not quarantine:
+        return PatchStore.open(where, cache=cache)
+    whole = PatchStore.open(where, check=False, cache=cache)
+    lost = _remembered(record, whole.digest)
+    if lost is None:
+        lost = tuple(whole.damaged(content=True))
+        if record is not None:
+            record.parent.mkdir(parents=True, exist_ok=True)
+            aside = record.with_name(f".{record.name}.{os.getpid()}")
+            aside.write_text(json.dumps({"store": whole.digest, "lost": [asdict(one) for one in lost]}))
+            aside.replace(record)
+    for one in lost:
+        say(f"quarantine: {one} left out")
+    return PatchStore.open(where, without=lost, cache=cache)
+
+
+def _remembered(record: Path | None, digest: str) -> tuple[Lost, ...] | None:
+    try:
+        found = json.loads(record.read_text()) if record else {}
+    except (OSError, ValueError):
+        return None
+    return tuple(Lost(**one) for one in found["lost"]) if found.get("store") == digest else None
