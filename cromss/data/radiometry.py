@@ -8,6 +8,7 @@ import numpy as np
 from cromss.sensors import Sensor
 
 OFFSET = 1000  # DN added by processing baseline 04.00 and later
+_LOCAL = 9999  # N9999: a run of the processor outside the ground segment, which tells no baseline
 _B10_WITH_OFFSET = 900  # 1st percentile of the cirrus band: at most 55 without the offset, at least 1005 with it
 
 
@@ -20,12 +21,14 @@ def band_order(sensor: Sensor, names: Sequence[str], stated: str = "") -> tuple[
 
     Raises ValueError when none of the three decides.
     """
+    found = tuple(_band(sensor, name) for name in names)
     if stated:
         order = sensor.select(stated)
         if len(order) != len(names):
             raise ValueError(f"{sensor.name}: the stated order {stated} has {len(order)} bands, the file {len(names)}")
+        if all(found) and found != order:
+            raise ValueError(f"{sensor.name}: the stated order is {stated}, the file names its bands {','.join(found)}")
         return order
-    found = tuple(_band(sensor, name) for name in names)
     named = [band for band in found if band]
     if len(set(named)) != len(named):
         raise ValueError(f"{sensor.name}: the file names a band twice ({', '.join(named)})")
@@ -79,7 +82,8 @@ def has_data(pixels: np.ndarray, nodata: float | None) -> np.ndarray:
 def processing_baseline(text: str) -> int | None:
     """400 from a product name that holds `_N0400_`, or from `04.00`; None where the text says nothing."""
     if found := re.search(r"(?:^|_)N(\d{4})(?:_|$)", text) or re.fullmatch(r"N?(\d\d\.\d\d)", text.strip()):
-        return int(found[1].replace(".", ""))
+        number = int(found[1].replace(".", ""))
+        return None if number == _LOCAL else number
     return None
 
 

@@ -397,3 +397,14 @@ def test_the_real_ssl4eo_location_without_radar_is_named():
     assert read_all(Ssl4eo(path=REAL_SSL4EO)) == {
         "0000000": Skipped("0000000", "no Sentinel-1: its folder below s1/ is missing")
     }
+
+
+def test_ssl4eo_seasons_of_two_satellites_pair_by_date_not_by_name(tmp_path):
+    """S1A sorts before S1B: by name the October image of S1A would meet the label of April."""
+    root = ssl4eo_tree(tmp_path / "tree", ids=1, seasons=2)
+    first, second = sorted((root / "s1/0000000").iterdir())
+    first.rename(first.with_name("S1B_IW_GRDH_1SDV_20200203T060000_20200203T060025"))
+    second.rename(second.with_name("S1A_IW_GRDH_1SDV_20200503T060000_20200503T060025"))
+    found = list(read_all(Ssl4eo(path=root)).values())
+    for season, patch in enumerate(found):
+        np.testing.assert_array_equal(patch.images["s1"], radar((24, 24), season))

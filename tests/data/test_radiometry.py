@@ -139,3 +139,15 @@ def test_codes_survive_decoding_and_encoding(name):
     sensor = SENSORS[name]
     codes = np.broadcast_to(np.arange(256, dtype=np.uint8), (len(sensor.bands), 1, 256))
     np.testing.assert_array_equal(sensor.encode(from_codes(codes, sensor, sensor.bands), sensor.bands), codes)
+
+
+def test_a_product_processed_at_home_tells_no_baseline():
+    assert processing_baseline("S2A_MSIL2A_20170613T101031_N9999_R022_T33UUP") is None
+    assert processing_baseline("99.99") is None
+
+
+def test_a_stated_order_never_renames_the_bands_that_a_file_names():
+    with pytest.raises(ValueError, match="s1: the stated order is VH,VV, the file names its bands VV,VH"):
+        band_order(SENTINEL1, ("VV", "VH"), "VH,VV")
+    assert band_order(SENTINEL1, ("", ""), "VH,VV") == ("VH", "VV")
+    assert band_order(SENTINEL1, ("VV", "VH"), "VV,VH") == ("VV", "VH")

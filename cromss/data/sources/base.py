@@ -4,8 +4,9 @@ A source is a frozen `Settings` with a `kind`, so the command line, the manifest
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from cromss.data.patch import Patch
@@ -32,12 +33,20 @@ class Skipped:
 @dataclass(frozen=True)
 class Survey:
     """What the headers of a location's files promise, before a pixel is decoded: acquisitions in time order, (H, W),
-    centre in WGS 84 degrees (NaN where the files do not say)."""
+    centre in WGS 84 degrees (NaN where the files do not say).
+
+    grids     (CRS, transform) of each acquisition
+    skipped   acquisitions that cannot be used, as far as headers tell
+    digest    of all that the headers say; "" where nobody reads them apart
+    """
 
     acquisitions: tuple[str, ...]
     size: tuple[int, int]
     lon: float
     lat: float
+    grids: tuple[tuple[str, tuple[float, ...]], ...] = ()
+    skipped: tuple[Skipped, ...] = ()
+    digest: str = ""
 
 
 class Source(Settings):
@@ -77,4 +86,16 @@ class Source(Settings):
         if not patches:
             raise ValueError(found[0].reason if found else "holds no acquisition")
         first = patches[0]
-        return Survey(tuple(patch.acquisition for patch in patches), first.size, first.lon, first.lat)
+        return Survey(
+            acquisitions=tuple(patch.acquisition for patch in patches),
+            size=first.size,
+            lon=first.lon,
+            lat=first.lat,
+            grids=tuple((patch.crs, patch.transform) for patch in patches),
+            skipped=tuple(one for one in found if isinstance(one, Skipped)),
+        )
+
+    def files(self, location: Location, acquisitions: Sequence[str]) -> list[Path]:
+        """The files that these acquisitions are read from; none where the layout does not tell. Raises ValueError when
+        an acquisition is not there any more."""
+        return []

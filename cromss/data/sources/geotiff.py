@@ -43,10 +43,21 @@ class GeoTiffTree(ImagerySource):
 
     def load(self, location: Location, handle: Path) -> Scene:
         """Reads the three files of an acquisition."""
-        s2 = read_raster(handle / "s2.tif")
+        return self._scene(location, handle, decode=True)
+
+    def outline(self, location: Location, handle: Path) -> Scene:
+        """Their headers."""
+        return self._scene(location, handle, decode=False)
+
+    def parts(self, location: Location, handle: Path) -> list[Path]:
+        """The three files."""
+        return [handle / "s1.tif", handle / "s2.tif", handle / self.label]
+
+    def _scene(self, location: Location, handle: Path, decode: bool) -> Scene:
+        s2 = read_raster(handle / "s2.tif", decode=decode)
         return Scene(
-            s1=read_raster(handle / "s1.tif"),
+            s1=read_raster(handle / "s1.tif", decode=decode),
             s2=s2,
-            label=read_raster(handle / self.label, counts=[1]),
+            label=read_raster(handle / self.label, counts=[1], decode=decode),
             product=product_texts(s2, handle.name, location.id),
         )

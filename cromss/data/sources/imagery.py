@@ -1,8 +1,9 @@
 """What all GeoTIFF layouts share: from the three rasters of an acquisition to a checked Patch, or a reason."""
 
+import hashlib
 import json
 from abc import abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -15,9 +16,11 @@ from cromss.contract import physical
 from cromss.data import radiometry
 from cromss.data.patch import Patch
 from cromss.data.raster import Raster, centre, check_same_grid, displacement
-from cromss.data.sources.base import Location, Skipped, Source
+from cromss.data.sources.base import Location, Skipped, Source, Survey
 from cromss.landcover import IGNORE, Scheme
-from cromss.sensors import SENTINEL1, SENTINEL2
+from cromss.sensors import SENTINEL1, SENTINEL2, sensor
+
+PRODUCTS = {"L2A": "Sentinel-2 L2A"}  # by the note `s2_level`; without one it is the sensor's usual product
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,51 @@ class ImagerySource(Source):
     def load(self, location: Location, handle: Any) -> Scene:
         """The rasters of one acquisition. Raises ValueError with the reason when one is missing or unreadable."""
 
+    def outline(self, location: Location, handle: Any) -> Scene | None:
+        """`load` from the headers alone (`read_raster(decode=False)`); None where the layout has no cheap way."""
+        return None
+
+    def parts(self, location: Location, handle: Any) -> list[Path]:
+        """The files that `load` reads; none where the layout does not tell."""
+        return []
+
+    def survey(self, location: Location) -> Survey:
+        """From headers, where the layout has an `outline` (see Source.survey): all files of every acquisition are there,
+        of one grid, with the store's bands, and no 8-bit values where none belong."""
+        kept: list[tuple[str, Scene]] = []
+        skipped = []
+        for acquisition, handle in self.acquisitions(location):
+            try:
+                if (scene := self.outline(location, handle)) is None:
+                    return super().survey(location)
+                self._check_outline(scene)
+                if kept:
+                    self._check_same_place(kept[0][1].s2, scene.s2)
+            except (ValueError, OSError) as error:
+                skipped.append(Skipped(f"{location.id}/{acquisition}", str(error)))
+                continue
+            kept.append((acquisition, scene))
+        if not kept:
+            raise ValueError(skipped[0].reason if skipped else "holds no acquisition")
+        first = kept[0][1].s2
+        lon, lat = centre(first.crs, first.transform, first.size)
+        return Survey(
+            acquisitions=tuple(name for name, _ in kept),
+            size=first.size,
+            lon=lon,
+            lat=lat,
+            grids=tuple((scene.s2.crs, scene.s2.transform) for _, scene in kept),
+            skipped=tuple(skipped),
+            digest=_digest([scene for _, scene in kept]),
+        )
+
+    def files(self, location: Location, acquisitions: Sequence[str]) -> list[Path]:
+        """See Source.files."""
+        handles = dict(self.acquisitions(location))
+        if gone := [name for name in acquisitions if name not in handles]:
+            raise ValueError(f"{location.id}/{gone[0]}: is not there any more")
+        return [path for name in acquisitions for path in self.parts(location, handles[name])]
+
     def read(self, location: Location) -> Iterator[Patch | Skipped]:
         """All acquisitions of one location (see Source.read)."""
         try:
@@ -96,8 +144,7 @@ class ImagerySource(Source):
 
     def patch(self, location: Location, acquisition: str, scene: Scene) -> Patch:
         """A checked patch. Raises ValueError with the reason why it cannot be used."""
-        check_same_grid(scene.s2, scene.s1, "s2 and s1", self.tolerance)
-        check_same_grid(scene.s2, scene.label, "s2 and label", self.tolerance)
+        self._check_grids(scene)
         notes = dict(scene.notes)
         s1, s1_valid = self._backscatter(scene.s1, notes)
         s2, s2_valid = self._reflectance(scene, notes)
@@ -113,7 +160,7 @@ class ImagerySource(Source):
             images={"s1": s1, "s2": s2},
             contracts={
                 "s1": physical("s1", SENTINEL1.bands),
-                "s2": physical("s2", SENTINEL2.select(self.bands)),
+                "s2": physical("s2", SENTINEL2.select(self.bands), PRODUCTS.get(notes.get("s2_level", ""), "")),
             },
             label=read_label(scene.label, landcover.scheme(self.scheme)),
             valid=None if valid.all() else valid,
@@ -124,6 +171,20 @@ class ImagerySource(Source):
             lat=lat,
             notes=notes,
         )
+
+    def _check_grids(self, scene: Scene) -> None:
+        check_same_grid(scene.s2, scene.s1, "s2 and s1", self.tolerance)
+        check_same_grid(scene.s2, scene.label, "s2 and label", self.tolerance)
+
+    def _check_outline(self, scene: Scene) -> None:
+        self._check_grids(scene)
+        for name, raster, stated, wanted in (
+            ("s1", scene.s1, "" if self.s1_order == "auto" else self.s1_order, SENTINEL1.bands),
+            ("s2", scene.s2, self.s2_order, SENTINEL2.select(self.bands)),
+        ):
+            order = radiometry.band_order(sensor(name), raster.names, stated)
+            radiometry.pick(raster.pixels[:, :1, :1], order, wanted)
+            self._coded(raster.pixels, name)
 
     def _backscatter(self, raster: Raster, notes: dict[str, str]) -> tuple[np.ndarray, np.ndarray]:
         order = radiometry.band_order(SENTINEL1, raster.names, "" if self.s1_order == "auto" else self.s1_order)
@@ -174,7 +235,7 @@ class ImagerySource(Source):
             raise ValueError(f"{name} holds 8-bit values, expected {unit}")
         return True
 
-    def _check_same_place(self, first: Patch, other: Patch) -> None:
+    def _check_same_place(self, first: Patch | Raster, other: Patch | Raster) -> None:
         if other.size != first.size:
             raise ValueError(
                 f"{other.size[0]}x{other.size[1]} pixels, the location's first acquisition has "
@@ -205,6 +266,17 @@ def read_label(raster: Raster, scheme: Scheme) -> np.ndarray:
     label = scheme.read(np.where(unlabelled, min(scheme.codes), values))
     label[unlabelled] = IGNORE
     return label
+
+
+def _digest(scenes: list[Scene]) -> str:
+    """Of all that headers say."""
+    said = [
+        [raster.pixels.shape, raster.pixels.dtype.str, raster.names, raster.crs, raster.transform, str(raster.nodata)]
+        for scene in scenes
+        for raster in (scene.s1, scene.s2, scene.label)
+    ]
+    texts = [[scene.product, scene.offset] for scene in scenes]
+    return hashlib.sha256(json.dumps([said, texts]).encode()).hexdigest()[:16]
 
 
 def product_texts(raster: Raster, *names: str) -> list[str]:
