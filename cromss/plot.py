@@ -35,13 +35,15 @@ STYLE = {
 }  # fmt: skip
 
 
-def _styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+    """Draw in this module's look, and leave the global one alone."""
+
     @wraps(draw)
-    def styled(*args, **kwargs) -> Figure:
+    def drawn(*args, **kwargs) -> Figure:
         with matplotlib.rc_context(STYLE):
             return draw(*args, **kwargs)
 
-    return styled
+    return drawn
 
 
 def colours(names: Sequence[str]) -> dict[str, str]:
@@ -68,7 +70,7 @@ def data_uri(figure: Figure) -> str:
 Line = tuple[np.ndarray, np.ndarray]  # x (N,) ascending, y (N,)
 
 
-@_styled
+@styled
 def curves(charts: Mapping[str, Mapping[str, Sequence[Line]]], palette: Mapping[str, str], xlabel: str) -> Figure:
     """One small chart per title; in it, for every arm, the mean of its seeds and a band from the lowest to the
     highest seed."""
@@ -107,7 +109,7 @@ def band(lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.
     return x, mean, np.where(known, ys, np.inf).min(0), np.where(known, ys, -np.inf).max(0)
 
 
-@_styled
+@styled
 def ramps(series: Mapping[str, Line], xlabel: str) -> Figure:
     """The schedules that a run followed (alpha, gamma, ...), each named at its end."""
     figure = Figure(figsize=(4.6, 2.6), layout="constrained")
@@ -132,7 +134,7 @@ class Dot(NamedTuple):
     paper: float | None = None
 
 
-@_styled
+@styled
 def ranking(scores: Mapping[str, Mapping[str, Dot]], palette: Mapping[str, str]) -> Figure:
     """`scores[column][arm]`: a chart per column; mean ± std as a dot with a bar, each seed as a tick, the paper's
     number as a diamond. Arms from the top in the order of the first column that has them."""
@@ -160,7 +162,7 @@ def ranking(scores: Mapping[str, Mapping[str, Dot]], palette: Mapping[str, str])
     return figure
 
 
-@_styled
+@styled
 def class_iou(
     arms: Mapping[str, Sequence[float | None]], classes: Sequence[str], palette: Mapping[str, str], title: str
 ) -> Figure:
@@ -182,7 +184,7 @@ def class_iou(
     return figure
 
 
-@_styled
+@styled
 def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     """Counts (K,K), rows = reference, columns = prediction, as per cent of the row; an absent class stays empty."""
     total = matrix.sum(1, keepdims=True)
@@ -209,7 +211,7 @@ def confusion(matrix: np.ndarray, classes: Sequence[str], title: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def confidence_histogram(edges: np.ndarray, right: np.ndarray, wrong: np.ndarray, title: str) -> Figure:
     """Enhanced confidence F' of right and of wrong labels: edges (N+1,), counts (N,), each scaled to its own total."""
     figure = Figure(figsize=(4.6, 2.6), layout="constrained")
@@ -237,7 +239,7 @@ class Column(NamedTuple):
     scheme: Scheme | None = None
 
 
-@_styled
+@styled
 def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
     """A row per patch, with the legend of every label scheme shown and a bar for the weights below."""
     rows = len(columns[0].images)
@@ -258,7 +260,7 @@ def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
         if row == 0:
             axes.set_title(columns[place].title, size=8.5, loc="center", pad=5, weight="normal")
     for row, name in enumerate(names):
-        grid[row, 0].text(0.03, 0.04, _short(name), transform=grid[row, 0].transAxes, size=5.5, color="white", alpha=0.9,
+        grid[row, 0].text(0.03, 0.04, short(name), transform=grid[row, 0].transAxes, size=5.5, color="white", alpha=0.9,
                           bbox={"facecolor": "black", "alpha": 0.35, "pad": 1.2, "linewidth": 0})  # fmt: skip
     top = (footer - 0.08) / height
     for scheme, count in zip(legends, lines, strict=True):
@@ -272,7 +274,7 @@ def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
     return figure
 
 
-def _short(name: str, most: int = 25) -> str:
+def short(name: str, most: int = 25) -> str:
     """As many characters as a panel is wide; the end of an id tells more (acquisition, tile) than its middle."""
     return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
 

@@ -69,6 +69,14 @@ def render(folder: str | Path) -> str:
     return engine.get_template("report.html").render(_Run(folder).contents())
 
 
+PORTRAIT = {
+    "classes": "Classes by season: the k-th acquisition of every place in time order.",
+    "histograms": "Pixels per band on the axis of the 8-bit codes (mean ± 2 std) and in physical units.",
+    "map": "Where the places lie.",
+    "contact_sheet": "Patches drawn at random, as they are stored.",
+}
+
+
 class _Run:
     """The contents of one page; every method is one section, empty when its files are not there."""
 
@@ -106,6 +114,7 @@ class _Run:
             "histograms": self.histograms(),
             "land": self.land(),
             "tests": list(self.tests()),
+            "stores": list(self.stores()),
             "curves": self.curves(),
             "ramps": self.ramps(),
             "class_iou": list(self.class_iou()),
@@ -396,6 +405,29 @@ class _Run:
         columns = [column._replace(images=column.images[rows]) for column in columns]
         ids = [str(data["ids"][row]) for row in rows] if "ids" in data else []
         return self._figure(self.plot.panels(columns, ids), caption, wide=True)
+
+    def stores(self) -> Iterator[dict[str, Any]]:
+        """The pictures that were made of the stores when the run began, by store."""
+        import base64
+
+        from PIL import Image
+
+        for store, title in (("pretraining", "Pretraining store"), ("downstream", "Downstream store")):
+            pictures = []
+            for name, caption in PORTRAIT.items():
+                file = self.folder / "stores" / store / f"{name}.png"
+                try:
+                    with Image.open(file) as image:
+                        width = round(image.width * 96 / 150)  # drawn at 150 dots an inch
+                    source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
+                except FileNotFoundError:
+                    continue
+                except OSError:
+                    self.unreadable.append(str(file.relative_to(self.folder)))
+                    continue
+                pictures.append({"source": source, "caption": caption, "width": width, "wide": name == "contact_sheet"})
+            if pictures:
+                yield {"title": title, "pictures": pictures}
 
     # --- the rest -----------------------------------------------------------------------------------------------------
 
