@@ -11,8 +11,9 @@ import pydantic
 from pydantic import Field
 
 from cromss.data.augment import AugmentConfig
-from cromss.data.cache import CacheConfig
+from cromss.data.cache import CacheConfig, gigabytes_of
 from cromss.data.stream import RayReader, Reader
+from cromss.files import Folder
 from cromss.networks.encoders import Backbone
 from cromss.networks.fusion import Fusion, Middle
 from cromss.networks.heads import Head, PSPNet
@@ -93,7 +94,13 @@ class ScalingConfig(Settings):
     threads: int | None = Field(None, ge=1)  # torch threads of a CPU worker
     compile: bool = False  # torch.compile: needs a C++ compiler on CPU
     checkpoint_epochs: int = Field(1, ge=1)
+    checkpoints: str | None = None  # folder or bucket (default: OUT/checkpoints); below it, one a trial
     max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint after a crash of a worker
+
+    @pydantic.field_validator("checkpoints")
+    @classmethod
+    def _whole_address(cls, value: str | None) -> str | None:
+        return value if value is None else str(Folder.of(value))
 
 
 class Pretrain(Settings):
@@ -297,6 +304,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     door.add_argument("--config", metavar="YAML", help="a YAML file; may name its own `preset`")
     door.add_argument("--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="e.g. optim.lr=1e-3")
     door.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    door.add_argument("--cache", metavar="DIR", help="keep what is read of a bucket on this machine: data.cache.folder")
+    door.add_argument("--cache-size", metavar="SIZE", help="how much of that disk, e.g. 200GB: data.cache.gigabytes")
 
 
 def layers_from(args: argparse.Namespace) -> dict[str, Any]:
@@ -306,7 +315,22 @@ def layers_from(args: argparse.Namespace) -> dict[str, Any]:
     if name not in PRESETS:
         raise ValueError(f"preset {name!r}: unknown{suggest(name, PRESETS)}")
     own = {key: value for key, value in file.items() if key != "preset"}
-    return overlay(PRESETS[name], own, assignments(args.sets))
+    layers = overlay(PRESETS[name], own, _short_forms(args), assignments(args.sets))
+    if args.cache_size and not layers.get("data", {}).get("cache", {}).get("folder"):
+        raise ValueError(f"--cache-size {args.cache_size}: says how much, not where; add --cache DIR")
+    return layers
+
+
+def _short_forms(args: argparse.Namespace) -> dict[str, Any]:
+    """The overlay of arguments that stand for a key."""
+    short: dict[str, Any] = {}
+    if args.cache:
+        short = overlay(short, {"data": {"cache": {"folder": args.cache}}})
+    if args.cache_size:
+        short = overlay(short, {"data": {"cache": {"gigabytes": gigabytes_of(args.cache_size)}}})
+    if getattr(args, "checkpoints", None):
+        short = overlay(short, {"scaling": {"checkpoints": args.checkpoints}})
+    return short
 
 
 def resolve(*layers: dict[str, Any]) -> RunConfig:

@@ -14,7 +14,8 @@ from cromss.cli import command_line, verb
 from cromss.config import RunConfig, add_arguments, layers_from, resolve, shown
 from cromss.data.plan import check_world
 from cromss.data.quarantine import opened
-from cromss.data.store import PatchStore
+from cromss.data.store import Lost, PatchStore
+from cromss.files import Folder
 from cromss.ray_session import Share, connect, following, share_of, unique_name, writable
 
 QUARANTINE = "quarantine.json"
@@ -24,7 +25,7 @@ Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
 
 
 def pretrain(
-    config: RunConfig, data: Path, out: Path, share: Share, *, key: str, downstream: Path | None = None,
+    config: RunConfig, data: str | Path, out: Path, share: Share, *, key: str, downstream: str | Path | None = None,
     report: Report | None = None, show: bool = True, quarantine: Path | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Fit a TorchTrainer (or, with a share of no workers, run here); the content of `out/pretraining.json`.
@@ -43,9 +44,9 @@ def pretrain(
     job = {
         "without": [asdict(lost) for lost in store.without],
         "config": _with_share(config, share).model_dump(mode="json"),
-        "data": str(data.absolute()),
+        "data": str(store.path),
         "out": str(out.absolute()),
-        "downstream": str(downstream.absolute()) if downstream else None,
+        "downstream": str(Folder.of(downstream)) if downstream else None,
         "key": key,
         "threads": share.threads,
         "gpu": share.gpus > 0,
@@ -150,11 +151,9 @@ def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str
         config = resolve(job["config"])
         return pretraining.run(
             config,
-            PatchStore.open(
-                job["data"], without=[Lost(**lost) for lost in job["without"]], cache=config.data.cache
-            ),
+            PatchStore.open(job["data"], without=[Lost(**lost) for lost in job["without"]], cache=config.data.cache),
             out,
-            downstream=PatchStore.open(job["downstream"]) if job["downstream"] else None,
+            downstream=PatchStore.open(job["downstream"], cache=config.data.cache) if job["downstream"] else None,
             device=device,
             journal=journal.log if journal else lambda step, metrics, epoch: None,
             report=report,
@@ -168,8 +167,9 @@ def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str
 def main(argv: list[str] | None = None) -> int:
     """The verb."""
     parser = argparse.ArgumentParser(prog="cromss pretrain", description=__doc__.splitlines()[0].split(": ", 1)[1])
-    parser.add_argument("--data", metavar="STORE", help="a patch store (cromss ingest makes one)")
+    parser.add_argument("--data", metavar="STORE", help="a patch store (cromss ingest makes one): path or s3://...")
     parser.add_argument("--out", metavar="DIR", help="where checkpoints, encoders and the journal go")
+    parser.add_argument("--checkpoints", metavar="URI", help="folder or bucket of the checkpoints: scaling.checkpoints")
     parser.add_argument("--downstream", metavar="STORE", help="a downstream store: the frozen probe is scored on it")
     add_arguments(parser)
     args = parser.parse_args(argv)
@@ -180,35 +180,42 @@ def main(argv: list[str] | None = None) -> int:
     if not args.data or not args.out:
         raise ValueError("--data STORE and --out DIR are needed")
     out = writable(args.out)
+    if config.scaling.checkpoints:
+        Folder.of(config.scaling.checkpoints).check_writable("--checkpoints")
     if not config.data.quarantine:  # which reads the whole store, once, when it has come so far
         check(config, PatchStore.open(args.data, cache=config.data.cache))
     connect()
     import ray
 
+    from cromss.training.pretraining import checkpoints_of
+
     resources = ray.cluster_resources()
     share = share_of(config, resources.get("CPU", 0), resources.get("GPU", 0))
-    print(f"pretraining on {share}, journal and checkpoints in {out}")
+    print(f"pretraining on {share}, journal in {out}, checkpoints in {checkpoints_of(config, out)}")
     result = pretrain(
         config,
-        Path(args.data),
+        args.data,
         out,
         share,
         key="pretrain",
-        downstream=Path(args.downstream) if args.downstream else None,
+        downstream=args.downstream,
     )
-    _track(out, config, result)
+    _track(out, config, args.data, result)
     print(f"encoders: {', '.join(str(path) for path in sorted((out / 'encoders').glob('*.safetensors')))}")
     return 0
 
 
-def _track(out: Path, config: RunConfig, result: dict[str, Any]) -> None:
+def _track(out: Path, config: RunConfig, data: str, result: dict[str, Any]) -> None:
     from cromss.journal import write_json
+    from cromss.portrait import portrait
     from cromss.tracking import Sink, open_ui_command
 
     record = {"key": "pretrain", "arm": "pretraining", "seed": config.seed, "status": "done", "command": command_line(),
               "config": config.model_dump(mode="json"), "final": result["final"], "noise": result["noise"],
               "seconds": result["seconds"], "pretraining": result}  # fmt: skip
     write_json(out / "trial.json", record)
+    lost = [Lost(**one) for one in result["quarantined"]]
+    portrait(PatchStore.open(data, check=False, without=lost, cache=config.data.cache), out / "stores" / "pretraining")
     Sink(out).sync(final=True)
     print(f"MLflow: {open_ui_command(out)}")
 

@@ -18,7 +18,9 @@ from cromss.cli import command_line, verb
 from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
 from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
+from cromss.files import Folder
 from cromss.journal import read_json, read_trials, write_json
+from cromss.portrait import portrait
 from cromss.pretrain import QUARANTINE
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
@@ -31,7 +33,7 @@ from cromss.trials.trial import Setting, config_of, record_of
 
 
 def sweep(
-    space: Space, base: dict[str, Any], data: Path, downstream: Path, out: Path, *, samples: int | None = None,
+    space: Space, base: dict[str, Any], data: str | Path, downstream: str | Path, out: Path, *, samples: int | None = None,
     resume: bool = False,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a space on the connected Ray cluster; {"trials": records, "summary": text, "report": path}.
@@ -54,6 +56,8 @@ def sweep(
         world=[stores[0].digest, sources_digest(), version("torch"), "cuda" if plan.share.gpus else "cpu"],
     )  # fmt: skip
     _claim(out, resume)
+    if first.scaling.checkpoints:
+        Folder.of(first.scaling.checkpoints).check_writable("scaling.checkpoints")
     _seen_by_all_nodes(out)
     samples = samples or space.samples
     planned = _planned(space, setting, samples, first, stores)
@@ -66,6 +70,8 @@ def sweep(
     )
     if seen["shared"]:
         print(warning(seen), flush=True)
+    for name, one in zip(("pretraining", "downstream"), stores, strict=True):
+        portrait(one, out / "stores" / name)
     with Progress(out, count):
         if space.search:
             search(space.params, setting, first, samples)
@@ -189,7 +195,7 @@ def _conclude(out: Path) -> dict[str, Any]:
 # --- the verb -----------------------------------------------------------------------------------------------------------
 
 
-def _stores(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
+def _stores(args: argparse.Namespace, out: Path) -> tuple[str | Path, str | Path]:
     data, downstream = (
         args.data or os.environ.get("CROMSS_DATA"),
         args.downstream or os.environ.get("CROMSS_DOWNSTREAM"),
@@ -199,7 +205,7 @@ def _stores(args: argparse.Namespace, out: Path) -> tuple[Path, Path]:
             "--data and --downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) go together: give both, or neither"
         )
     if data:
-        return Path(data), Path(downstream)
+        return data, downstream
     from cromss.trials.worlds import synthetic_stores
 
     return synthetic_stores(out / "synthetic")

@@ -92,7 +92,7 @@ def check_downstream(config: RunConfig, store: PatchStore) -> None:
 
 
 def judge_all(
-    config: RunConfig, folder: Path, downstream: Path, *, key: str, cpus: float, gpus: float, together: int
+    config: RunConfig, folder: Path, downstream: str | Path, *, key: str, cpus: float, gpus: float, together: int
 ) -> Iterator[dict[str, Any]]:
     """Every downstream run of a trial as Ray tasks, at most `together` at a time; results as they finish.
 
@@ -113,7 +113,7 @@ def judge_all(
         yield ray.get(done[0])
 
 
-def judge_here(config: RunConfig, folder: Path, downstream: Path, *, key: str) -> list[dict[str, Any]]:
+def judge_here(config: RunConfig, folder: Path, downstream: str | Path, *, key: str) -> list[dict[str, Any]]:
     """Every downstream run of a trial, one after the other in this process."""
     encoders, tree = encoders_of(config, folder), config.model_dump(mode="json")
     return [_judge(tree, str(folder), str(downstream), run, encoders[run.modality], key) for run in runs_of(config)]
@@ -132,7 +132,7 @@ def _judge(
     with Journal(Path(folder) / "journal", name) as journal:
         return judge(
             config.transfer,
-            PatchStore.open(downstream),
+            PatchStore.open(downstream, cache=config.data.cache),
             Path(folder) / "transfer" / run.name,
             modality=run.modality,
             mode=run.mode,
@@ -191,13 +191,19 @@ def main(argv: list[str] | None = None) -> int:
         "command": command_line(),
         "downstream": [],
     }
-    total = len(runs_of(config))
+    total, warned = len(runs_of(config)), set()
     share = {"cpus": min(1, cpus / together), "gpus": 1 if gpus else 0, "together": together}
-    for result in judge_all(config, out, Path(args.downstream), key="", **share):
+    for result in judge_all(config, out, args.downstream, key="", **share):
         trial["downstream"].append(result)
         scored = "  ".join(f"{title} {100 * result[name]:.2f}" for name, title in SCORES.items())
         what = f"{result['modality']} {result['mode']} repeat {result['repeat']}"
         print(f"[{len(trial['downstream'])}/{total}] {what}: {scored}  ({result['seconds']:.0f} s)", flush=True)
+        if (far := result.get("drift")) and result["modality"] not in warned:
+            warned.add(result["modality"])
+            print(
+                f"warning: the {result['modality']} encoder was trained on other values than this store holds, on average: "
+                f"{', '.join(far)}; another offset, unit or region?"
+            )
     write_json(out / "trial.json", trial | {"status": "done"})
     Sink(out).sync(final=True)
     print(_table(trial["downstream"]))

@@ -12,6 +12,8 @@ jaxtyping.install_import_hook("cromss.objective", "beartype.beartype(conf=bearty
 hypothesis.settings.register_profile("shared machine", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("shared machine")
 
+from s3 import bucket, s3  # noqa: F401
+
 from cromss.ray_session import QUIET
 from cromss.torchvision_cpu import make_importable
 

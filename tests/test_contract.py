@@ -139,3 +139,24 @@ def test_every_shard_says_what_its_numbers_mean(tmp_path):
     for name, contract in PatchStore.open(tmp_path / "store").contracts.items():
         assert Contract(**{key: described["pixels"][name][key] for key in Contract.model_fields if key in described["pixels"][name]}
                         ) == contract.model_copy(update={"mean": (), "std": ()})  # fmt: skip
+
+
+def test_another_processing_level_is_another_product_under_the_same_band_names(tmp_path):
+    surface = {"s1": physical("s1", ("VV", "VH")), "s2": physical("s2", ("B2", "B3"), "Sentinel-2 L2A")}
+    patch = Patch(
+        patch_id="a/0", location_id="a", acquisition="0", contracts=surface, label=np.zeros((8, 8), np.uint8),
+        images={"s1": np.zeros((2, 8, 8), np.float32), "s2": np.ones((2, 8, 8), np.uint16)},
+    )  # fmt: skip
+    bands = {"s1": ("VV", "VH"), "s2": ("B2", "B3")}
+    writer = StoreWriter(tmp_path / "store", scheme="dynamic-world", bands=bands, size=(8, 8))
+    with pytest.raises(ValueError, match="s2 product differ: the store has Sentinel-2 L1C, a/0 has Sentinel-2 L2A"):
+        writer.add([patch], "train", 0)
+
+
+def test_a_transfer_says_when_the_data_lie_far_from_what_the_encoder_knows(pretrained, worlds, tmp_path):
+    state, card = load_encoder(pretrained / "encoders" / "s2.safetensors")
+    store = PatchStore.open(worlds[1])
+    ours = store.contract("s2")
+    assert drift(ours, card.contract) == []  # another region of the same Earth
+    shifted = ours.measured([mean + 10_000 for mean in ours.mean], ours.std)
+    assert len(drift(shifted, card.contract)) == 13

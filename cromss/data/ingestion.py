@@ -24,14 +24,13 @@ import numpy as np
 import pyarrow as pa
 import pydantic
 
-from cromss.contract import physical
 from cromss.data.manifest import MANIFEST, SCHEMA_VERSION, Layout, Manifest
 from cromss.data.patch import Patch, trainable
 from cromss.data.progress import Progress
 from cromss.data.sources.base import Location, Skipped, Source
 from cromss.data.tiling import Axis, Split, cut
 from cromss.data.writer import ASIDE, Part, ShardWriter, aside, claim, deliver, finish, shard_name
-from cromss.files import Folder, fault
+from cromss.files import Folder, fault, unavailable
 from cromss.sensors import SENTINEL1, SENTINEL2
 from cromss.settings import Settings, leaves
 
@@ -306,7 +305,10 @@ def _begin(folder: Folder, source: Source, config: Ingest, chunks: list[Chunk]) 
     """Claim the folder, or find the chunks that an earlier run of this same ingest finished."""
     ids = hashlib.sha256("\n".join(location.id for chunk in chunks for location, _ in chunk.places).encode())
     job = provenance(source, config) | {"locations": ids.hexdigest(), "schema": SCHEMA_VERSION}
-    held = [name for name in folder.names() if not name.startswith(ASIDE)]
+    try:
+        held = [name for name in folder.names() if not name.startswith(ASIDE)]
+    except OSError as error:
+        raise ValueError(f"{folder}: cannot be read ({fault(error)})") from None
     journal = folder / JOURNAL
     if JOURNAL not in held or MANIFEST in held:
         claim(folder)
@@ -314,8 +316,9 @@ def _begin(folder: Folder, source: Source, config: Ingest, chunks: list[Chunk]) 
         return {}
     try:
         before = json.loads(journal.read("job.json"))
-    except (OSError, ValueError):
-        raise ValueError(f"{folder}: holds an unfinished ingest that cannot be read; delete the folder") from None
+    except (OSError, ValueError) as error:
+        way = f"{fault(error)}; try again" if unavailable(error) else "delete the folder"
+        raise ValueError(f"{folder}: holds an unfinished ingest that cannot be read; {way}") from None
     if before != job:
         theirs, ours = leaves(before), leaves(job)
         changed = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
@@ -425,7 +428,7 @@ def layout_of(source: Source, config: Ingest, chunks: list[Chunk]) -> Layout | N
         for location, _ in chunk.places:
             for tiles in places(_read(source, location), source, config, [], Counter()):
                 bands = {"s1": SENTINEL1.bands, "s2": bands_of(source, config)}
-                return Layout(source.scheme, bands, tiles[0].size, encoding_of(source, config))
+                return Layout(source.scheme, bands, tiles[0].size, encoding_of(source, config), products_of(tiles[0]))
     return None
 
 
@@ -445,13 +448,10 @@ def places(
         if isinstance(patch, Skipped):
             skipped.append(patch)
             continue
-        if "8-bit codes" in patch.notes.values() and encoding_of(source, config) == "raw":
-            skipped.append(Skipped(patch.patch_id, "8-bit codes hold no raw values; use --encoding uint8"))
-            continue
-        if "s2_offset" in patch.notes:
-            offsets[patch.notes["s2_offset"]] += 1
         try:
-            kept = subset(patch, source, config)
+            kept = admitted(patch, source, config)
+            if "s2_offset" in kept.notes:
+                offsets[kept.notes["s2_offset"]] += 1
             tiles = cut(kept, config.tile, split=config.split, guard=config.guard, axis=config.axis)
         except ValueError as error:
             skipped.append(Skipped(patch.patch_id, str(error)))
@@ -468,10 +468,19 @@ def fitting(place: list[Patch], size: tuple[int, int], skipped: list[Skipped]) -
     """The acquisitions of a place that have the store's size."""
     for patch in place:
         if patch.size != size:
-            (height, width), (rows, columns) = patch.size, size
-            reason = f"{height}x{width} pixels, the store holds {rows}x{columns}; --tile cuts all to one size"
-            skipped.append(Skipped(patch.patch_id, reason))
+            skipped.append(Skipped(patch.patch_id, misfit(patch.size, size)))
     return [patch for patch in place if patch.size == size]
+
+
+def misfit(size: tuple[int, int], expected: tuple[int, int]) -> str:
+    """Why a patch of another size than the store's is left out."""
+    (height, width), (rows, columns) = size, expected
+    return f"{height}x{width} pixels, the store holds {rows}x{columns}; --tile cuts all to one size"
+
+
+def products_of(patch: Patch) -> dict[str, str]:
+    """modality -> product, as the patch says."""
+    return {name: contract.product for name, contract in patch.contracts.items()}
 
 
 def encoding_of(source: Source, config: Ingest) -> str:
@@ -484,6 +493,13 @@ def bands_of(source: Source, config: Ingest) -> tuple[str, ...]:
     return SENTINEL2.select(getattr(source, "bands", config.bands))
 
 
+def admitted(patch: Patch, source: Source, config: Ingest) -> Patch:
+    """The store's bands of a patch. Raises ValueError for 8-bit codes where raw values are wanted."""
+    if "8-bit codes" in patch.notes.values() and encoding_of(source, config) == "raw":
+        raise ValueError("8-bit codes hold no raw values; use --encoding uint8")
+    return subset(patch, source, config)
+
+
 def subset(patch: Patch, source: Source, config: Ingest) -> Patch:
     """The store's bands of a source that knows no `bands` itself and yields all 13."""
     bands = bands_of(source, config)
@@ -492,5 +508,5 @@ def subset(patch: Patch, source: Source, config: Ingest) -> Patch:
     return replace(
         patch,
         images=patch.images | {"s2": patch.images["s2"][SENTINEL2.indices(bands)]},
-        contracts=patch.contracts | {"s2": physical("s2", bands)},
+        contracts=patch.contracts | {"s2": patch.contracts["s2"].select(bands, patch.patch_id)},
     )

@@ -28,7 +28,7 @@ from cromss.data.cache import Cache, CacheConfig
 from cromss.data.manifest import Layout, Manifest, Shard, checksum, checksum_column, pixel_dtype, read_manifest
 from cromss.data.patch import Patch
 from cromss.data.writer import StoreWriter
-from cromss.files import Folder, fault
+from cromss.files import Folder, fault, unavailable
 
 __all__ = ["Blocks", "Lost", "PatchStore", "StoreWriter"]
 
@@ -80,7 +80,8 @@ class PatchStore:
         self.encoding, self.size, self.scheme = manifest.encoding, manifest.size, landcover.scheme(manifest.scheme)
         self.contracts, self.has_clean = manifest.contracts, manifest.has_clean
         self.bands = manifest.bands
-        self.layout = Layout(manifest.scheme, self.bands, manifest.size, manifest.encoding)
+        products = {name: contract.product for name, contract in manifest.contracts.items()}
+        self.layout = Layout(manifest.scheme, self.bands, manifest.size, manifest.encoding, products)
         self.blocks = self._all_blocks()
         if self.without:
             left_out = [shard for shard in np.unique(self.blocks.shard).tolist() if self.name(shard) in gone]
@@ -144,7 +145,8 @@ class PatchStore:
         return np.unique(self.blocks.fold[self.blocks.split == split]).tolist()
 
     def read(self, shard: int, row_group: int, columns: list[str]) -> pa.Table:
-        """One row group. Raises ValueError naming the shard when it cannot be read.
+        """One row group. Raises ValueError naming the shard when it cannot be read, OSError when its bucket does not answer
+        (which is worth another attempt).
 
         Cells that are asked for together with `patch_id` and their checksums (`checksum_column`) are for the caller to
         compare where they are used (`check_cell`); anything else is checked here, by the checksums of its pages.
@@ -154,7 +156,9 @@ class PatchStore:
                 return self._cached.table(shard, row_group, columns, lambda: self._fetch(shard, row_group, columns))
             return self._fetch(shard, row_group, columns)
         except (OSError, pa.ArrowException) as error:
-            raise self.unreadable(shard, f"row group {row_group}: {error}") from None
+            if unavailable(error):
+                raise OSError(f"{self.folder}: shard {self.name(shard)}: {fault(error)}") from None
+            raise self.unreadable(shard, f"row group {row_group}: {fault(error)}") from None
 
     def unreadable(self, shard: int, reason: str) -> ValueError:
         """The error that names a shard whose content does not hold."""
@@ -260,15 +264,19 @@ class PatchStore:
                 return f"has {found:,} bytes instead of {shard.bytes:,}"
             with self.folder.open(shard.path) as file:
                 footer = pq.read_metadata(file)
-        except OSError as error:
-            return f"cannot be read ({fault(error)})"
-        except pa.ArrowException as error:
-            return f"cannot be read ({error})"
+        except (OSError, pa.ArrowException) as error:
+            return self._no_reading(shard, error)
         if (footer.num_rows, footer.num_row_groups) != (shard.rows, shard.row_groups):
             return f"has {footer.num_rows} rows instead of {shard.rows}"
         if (footer.metadata or {}).get(b"cromss") != self.layout.schema.metadata[b"cromss"]:
             return "holds other bands, units or sizes than the manifest says: it is of another store"
         return ""
+
+    def _no_reading(self, shard: Shard, error: Exception) -> str:
+        """A shard's damage; raises ValueError when its bucket does not answer, which is none."""
+        if unavailable(error):
+            raise ValueError(f"{self.folder}: shard {shard.path}: {fault(error)}") from None
+        return f"cannot be read ({fault(error)})"
 
     def _content_damage(self, shard: Shard) -> str:
         digest = hashlib.sha256()
@@ -276,7 +284,7 @@ class PatchStore:
             for block in self.folder.chunks(shard.path):
                 digest.update(block)
         except OSError as error:
-            return f"cannot be read ({fault(error)})"
+            return self._no_reading(shard, error)
         return "" if digest.hexdigest() == shard.sha256 else "differs from what was ingested (sha256)"
 
     def _patch(self, blocks: Blocks, block: int, row: int, slot: int) -> Patch:
@@ -292,7 +300,7 @@ class PatchStore:
         valid = values["valid"]
         return Patch(
             images=images,
-            contracts={name: physical(name, bands) for name, bands in self.bands.items()},
+            contracts={name: physical(name, bands, self.contracts[name].product) for name, bands in self.bands.items()},
             label=_map(values["label"], self.size),
             clean=None if values["clean"] is None else _map(values["clean"], self.size),
             valid=None if valid is None else unpack_valid(valid, self.size),

@@ -8,6 +8,10 @@ import pyarrow as pa
 
 Task = Callable[[], Iterator[pa.Table]]
 
+# Ray Data gathers a task's tables up to so many bytes before it hands them on. Its own 128 MiB are seven row groups, seconds
+# where GeoTIFFs are decoded; measured: 32 MiB stream as fast, 16 MiB a fifth slower.
+BLOCK_BYTES = 32 * 2**20
+
 
 def run_tasks(
     tasks: Sequence[Task],
@@ -37,6 +41,7 @@ def run_tasks(
         cpu=at_a_time * cpus, object_store_memory=store_bytes * object_store_share
     )
     dataset.context.enable_progress_bars = False
+    dataset.context.target_max_block_size = BLOCK_BYTES
     yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
 
 

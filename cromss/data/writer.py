@@ -3,32 +3,19 @@
 A shard is written by one process from its own places alone, so shards can be written anywhere, in any order, again.
 """
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cromss import landcover, sensors
-from cromss.contract import physical, require_same
 from cromss.data import statistics
-from cromss.data.manifest import (
-    MANIFEST,
-    MAPS,
-    Encoding,
-    Layout,
-    Manifest,
-    Shard,
-    checksum,
-    checksum_column,
-    pixel_dtype,
-    sha256,
-    write_manifest,
-)
+from cromss.data.encoding import RowEncoder
+from cromss.data.manifest import MANIFEST, Encoding, Layout, Manifest, Shard, sha256, write_manifest
 from cromss.data.patch import Patch
 from cromss.data.statistics import Tally
 from cromss.files import Folder, fault
@@ -38,6 +25,9 @@ from cromss.settings import Settings
 PLACES_PER_BLOCK = 16
 SHARD_BYTES = 256 * 2**20
 ASIDE = ".writing-"
+
+T = TypeVar("T")
+BlockKey = tuple[int, str, int]  # number of acquisitions, split, fold
 
 
 class Part(Settings):
@@ -53,127 +43,38 @@ class Part(Settings):
     tallies: dict[str, dict[str, Tally]] = {}  # split -> modality
 
 
-class ShardWriter:
-    """Writes one shard to a local file.
+class Waiting(Generic[T]):
+    """Places on their way into blocks of 16, of equally many acquisitions, one split, one fold."""
 
-    Places wait in memory until a block of 16 is full: bring them fold by fold and call `end_fold`, or a shard of many
-    folds holds 16 places of each.
-    """
+    def __init__(self) -> None:
+        self._pending: dict[BlockKey, list[T]] = {}
 
-    def __init__(self, layout: Layout, file: Path, name: str):
-        self.layout, self.file, self.name = layout, file, name
+    def add(self, key: BlockKey, place: T) -> list[tuple[BlockKey, list[T]]]:
+        """The block that this place fills, if it does."""
+        waiting = self._pending.setdefault(key, [])
+        waiting.append(place)
+        return [(key, self._pending.pop(key))] if len(waiting) == PLACES_PER_BLOCK else []
+
+    def rest(self) -> list[tuple[BlockKey, list[T]]]:
+        """Smaller blocks of all that waits."""
+        found, self._pending = sorted(self._pending.items(), key=lambda item: item[0]), {}
+        return found
+
+
+class Census:
+    """Counts the patches of a store as they come."""
+
+    def __init__(self, layout: Layout):
+        self.layout = layout
         self._classes = len(landcover.scheme(layout.scheme))
-        self._contracts = {name: physical(name, bands) for name, bands in layout.bands.items()}
-        self._schema = layout.schema
-        self._pending: dict[tuple[int, str, int], list[list[dict]]] = {}
-        self._writer: pq.ParquetWriter | None = None
-        self._blocks: list[tuple[int, int, str, int]] = []
         self._clean = False
         self._places: dict[str, int] = {}
         self._patches: dict[str, int] = {}
         self._seasons: dict[str, list[np.ndarray]] = {}
         self._counters: dict[str, dict[str, statistics.Counter]] = {}
 
-    def add(self, patches: Sequence[Patch], split: str, fold: int) -> None:
-        """All acquisitions of one place, in time order. Raises ValueError when they do not fit the store."""
-        assert len({(patch.location_id, patch.tile) for patch in patches}) == 1
-        for patch in patches:
-            self._check(patch)
-        rows = [self._row(patch, split, fold) for patch in patches]
-        self._count(patches, split)
-        key = (len(rows), split, int(fold))
-        waiting = self._pending.setdefault(key, [])
-        waiting.append(rows)
-        if len(waiting) == PLACES_PER_BLOCK:
-            self._write_block(key)
-
-    def end_fold(self) -> None:
-        """Write what waits, as smaller blocks."""
-        for key in sorted(self._pending):
-            self._write_block(key)
-
-    @property
-    def bytes(self) -> int:
-        """Written so far."""
-        return self.file.stat().st_size if self._writer else 0
-
-    def close(self) -> Part:
-        """Finish the file."""
-        self.end_fold()
-        shard = None
-        if self._writer is not None:
-            self._writer.close()
-            rows = sum(n * places for n, places, _, _ in self._blocks)
-            shard = Shard(
-                path=self.name, rows=rows, bytes=self.bytes, sha256=sha256(self.file), blocks=tuple(self._blocks)
-            )
-        return Part(
-            shard=shard,
-            has_clean=self._clean,
-            places=self._places,
-            patches=self._patches,
-            seasons={
-                split: tuple(tuple(counts.tolist()) for counts in seasons) for split, seasons in self._seasons.items()
-            },
-            tallies={
-                split: {name: counter.tally() for name, counter in counters.items()}
-                for split, counters in self._counters.items()
-            },
-        )
-
-    def abandon(self) -> None:
-        """Close the file without finishing it."""
-        if self._writer is not None:
-            self._writer.close()
-
-    def _check(self, patch: Patch) -> None:
-        size = self.layout.size
-        if missing := self._contracts.keys() - patch.images.keys():
-            raise ValueError(f"{patch.patch_id}: has no {', '.join(sorted(missing))}")
-        for name, contract in self._contracts.items():
-            brought = patch.contracts.get(name)
-            if brought is None:
-                raise ValueError(f"{patch.patch_id}: does not say which bands its {name} has")
-            require_same(contract, "the store", brought, patch.patch_id, encoding=False)
-            expected = (len(contract.bands), *size)
-            if patch.images[name].shape != expected:
-                raise ValueError(f"{patch.patch_id}: {name} is {patch.images[name].shape}, this store holds {expected}")
-        for what in (patch.label, patch.clean, patch.valid):
-            if what is not None and what.shape != size:
-                raise ValueError(f"{patch.patch_id}: a map of {what.shape}, this store holds {size}")
-
-    def _row(self, patch: Patch, split: str, fold: int) -> dict[str, Any]:
-        valid = patch.valid is None or patch.valid.all()
-        cells = {name: self._pixel_bytes(name, patch.images[name]) for name in self.layout.bands} | {
-            "label": _bytes(patch.label, np.uint8),
-            "clean": None if patch.clean is None else _bytes(patch.clean, np.uint8),
-            "valid": None if valid else np.packbits(patch.valid).tobytes(),
-        }
-        assert tuple(cells)[-len(MAPS) :] == MAPS
-        sums = {
-            checksum_column(name): None if cell is None else checksum(cell, patch.patch_id)
-            for name, cell in cells.items()
-        }
-        return {
-            "patch_id": patch.patch_id,
-            "location_id": patch.location_id,
-            "tile": patch.tile,
-            "acquisition": patch.acquisition,
-            "split": split,
-            "fold": int(fold),
-            **cells,
-            **sums,
-            "crs": patch.crs,
-            "transform": list(patch.transform),
-            "lon": patch.lon,
-            "lat": patch.lat,
-            "notes": json.dumps(patch.notes, sort_keys=True),
-        }
-
-    def _pixel_bytes(self, name: str, image: np.ndarray) -> bytes:
-        return encoded(name, image, self.layout.bands[name], self.layout.encoding)
-
-    def _count(self, patches: Sequence[Patch], split: str) -> None:
+    def add(self, patches: Sequence[Patch], split: str) -> None:
+        """All acquisitions of one place, in time order."""
         self._places[split] = self._places.get(split, 0) + 1
         self._patches[split] = self._patches.get(split, 0) + len(patches)
         seasons = self._seasons.setdefault(split, [])
@@ -191,9 +92,77 @@ class ShardWriter:
                 image = patch.images[name]
                 counter.add(image, sensors.sensor(name).encode(image, counter.bands), patch.valid)
 
-    def _write_block(self, key: tuple[int, str, int]) -> None:
+    def part(self, shard: Shard | None = None) -> Part:
+        """What these patches add to a manifest."""
+        return Part(
+            shard=shard,
+            has_clean=self._clean,
+            places=self._places,
+            patches=self._patches,
+            seasons={
+                split: tuple(tuple(counts.tolist()) for counts in seasons) for split, seasons in self._seasons.items()
+            },
+            tallies={
+                split: {name: counter.tally() for name, counter in counters.items()}
+                for split, counters in self._counters.items()
+            },
+        )
+
+
+class ShardWriter:
+    """Writes one shard to a local file.
+
+    Places wait in memory until a block of 16 is full: bring them fold by fold and call `end_fold`, or a shard of many
+    folds holds 16 places of each.
+    """
+
+    def __init__(self, layout: Layout, file: Path, name: str):
+        self.layout, self.file, self.name = layout, file, name
+        self._encoder, self._census = RowEncoder(layout), Census(layout)
+        self._schema = layout.schema
+        self._waiting: Waiting[list[dict]] = Waiting()
+        self._writer: pq.ParquetWriter | None = None
+        self._blocks: list[tuple[int, int, str, int]] = []
+
+    def add(self, patches: Sequence[Patch], split: str, fold: int) -> None:
+        """All acquisitions of one place, in time order. Raises ValueError when they do not fit the store."""
+        assert len({(patch.location_id, patch.tile) for patch in patches}) == 1
+        for patch in patches:
+            self._encoder.check(patch)
+        rows = [self._encoder.row(patch, split, fold) for patch in patches]
+        self._census.add(patches, split)
+        for key, places in self._waiting.add((len(rows), split, int(fold)), rows):
+            self._write_block(key, places)
+
+    def end_fold(self) -> None:
+        """Write what waits, as smaller blocks."""
+        for key, places in self._waiting.rest():
+            self._write_block(key, places)
+
+    @property
+    def bytes(self) -> int:
+        """Written so far."""
+        return self.file.stat().st_size if self._writer else 0
+
+    def close(self) -> Part:
+        """Finish the file."""
+        self.end_fold()
+        shard = None
+        if self._writer is not None:
+            self._writer.close()
+            rows = sum(n * places for n, places, _, _ in self._blocks)
+            shard = Shard(
+                path=self.name, rows=rows, bytes=self.bytes, sha256=sha256(self.file), blocks=tuple(self._blocks)
+            )
+        return self._census.part(shard)
+
+    def abandon(self) -> None:
+        """Close the file without finishing it."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _write_block(self, key: BlockKey, places: list[list[dict]]) -> None:
         n, split, fold = key
-        places = self._pending.pop(key)
         try:
             if self._writer is None:
                 self._open()
@@ -345,22 +314,6 @@ def _added(parts: list[tuple[tuple[int, ...], ...]]) -> list[np.ndarray]:
     return [sum(np.array(part[k], np.int64) for part in parts if len(part) > k) for k in range(longest)]
 
 
-def encoded(name: str, image: np.ndarray, bands: Sequence[str], encoding: Encoding) -> bytes:
-    """Physical values (C,H,W) of a modality as they are stored."""
-    card = sensors.sensor(name)
-    if encoding == "uint8":
-        return card.encode(image, bands).tobytes()
-    dtype = pixel_dtype(name, "raw")
-    if image.dtype != dtype:
-        image = image.astype(np.float32)
-    if image.dtype.kind == "f" and not np.isfinite(image).all():  # code 0 of the 8-bit encoding, not 0 dB
-        low = card.interval(bands)[0][:, None, None]
-        image = np.where(np.isfinite(image), image, low)
-    if dtype.kind == "u" and image.dtype != dtype:
-        image = np.clip(np.rint(image), 0, np.iinfo(dtype).max)
-    return _bytes(image, dtype)
-
-
 def shard_name(number: int) -> str:
     """Of the shard of that number."""
     return f"shard-{number:05d}.parquet"
@@ -381,11 +334,8 @@ def claim(folder: Folder) -> None:
             raise ValueError(
                 f"{folder}: already holds something ({held[0]}); choose an empty or new folder for the store"
             )
-        folder.write(".probe", b"")
-        folder.remove(".probe")
+        if folder.local:  # what is written first to a bucket will tell
+            folder.write(".probe", b"")
+            folder.remove(".probe")
     except OSError as error:
         raise ValueError(f"{folder}: cannot be written ({fault(error)}); choose another folder") from None
-
-
-def _bytes(array: np.ndarray, dtype: Any) -> bytes:
-    return np.ascontiguousarray(array, dtype).tobytes()

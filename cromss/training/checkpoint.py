@@ -1,11 +1,13 @@
 """A checkpoint is valid or it does not exist.
 
-    <directory>/step-000000120/{*.safetensors, state.json, manifest.json}
+    <folder>/step-000000120/{*.safetensors, state.json, manifest.json}
 
-Everything is written aside, the manifest with the sha256 of every file last, then the folder is renamed into place.
-A resume takes the newest folder whose manifest holds and says which it skipped.
+On a disk everything is written aside, the manifest with the sha256 of every file last, then the folder is renamed into
+place. In a bucket the manifest is written last: without it there is no checkpoint, whatever else lies there. A resume
+takes the newest one whose files have the sha256 of its manifest, and says which it skipped.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -14,83 +16,141 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 import torch
-from safetensors.torch import load_file, save_file
 
-PREFIX, ASIDE = "step-", ".writing-"
+from cromss.files import Folder, fault
+
+PREFIX, ASIDE, MANIFEST, STATE = "step-", ".writing-", "manifest.json", "state.json"
+TENSORS = ".safetensors"
 
 
 @dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint: its step, tensor groups (name -> {key: tensor}) and JSON state."""
 
-    path: Path
+    folder: Folder
     step: int
     tensors: dict[str, dict[str, torch.Tensor]]
     state: dict[str, Any]
 
+    @property
+    def path(self) -> Path | str:
+        """Where it lies: a path, or a bucket's URI."""
+        return self.folder.local or self.folder.address
+
 
 def save(
-    directory: Path, step: int, tensors: dict[str, dict[str, torch.Tensor]], state: dict[str, Any], keep: int = 2
-) -> Path:
+    directory: str | Path | Folder,
+    step: int,
+    tensors: dict[str, dict[str, torch.Tensor]],
+    state: dict[str, Any],
+    keep: int = 2,
+) -> Path | str:
     """Write `step-<step>` with one safetensors file per group; older ones beyond `keep` are removed afterwards.
 
-    Raises OSError when the disk has no room for it (checked before a byte is written).
+    Raises OSError when the disk has no room for it (checked before a byte is written), or the bucket does not take it.
     """
+    folder = Folder.of(directory)
+    final = folder / f"{PREFIX}{step:09d}"
+    whole = {name: {key: t.detach().cpu().contiguous().clone() for key, t in group.items()}
+             for name, group in tensors.items()}  # fmt: skip
+    if folder.local:
+        _save_here(folder.local, final.local, step, whole, state)
+    else:
+        _upload(final, step, whole, state)
+    for old in _folders(folder)[keep:]:
+        with contextlib.suppress(OSError):  # it is removed after the next one
+            if not old.local:
+                old.remove(MANIFEST)
+            old.remove_all()
+    return final.local or final.address
+
+
+def _save_here(directory: Path, final: Path, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
     directory.mkdir(parents=True, exist_ok=True)
+    for left in directory.glob(f"{ASIDE}*"):  # by a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     _room_for(directory, sum(t.numel() * t.element_size() for group in tensors.values() for t in group.values()))
-    final = directory / f"{PREFIX}{step:09d}"
     aside = directory / f"{ASIDE}{final.name}-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     try:
         for name, group in tensors.items():
-            save_file({key: tensor.detach().cpu().contiguous().clone() for key, tensor in group.items()},
-                      aside / f"{name}.safetensors")  # fmt: skip
-        (aside / "state.json").write_text(json.dumps(state))
+            safetensors.torch.save_file(group, aside / f"{name}{TENSORS}")
+        (aside / STATE).write_text(json.dumps(state))
         files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
-        _write_durably(aside / "manifest.json", json.dumps({"step": step, "sha256": files}))
+        _write_durably(aside / MANIFEST, json.dumps({"step": step, "sha256": files}))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    for old in _folders(directory)[keep:]:
-        shutil.rmtree(old, ignore_errors=True)
-    return final
 
 
-def newest_valid(directory: Path) -> tuple[Checkpoint | None, list[str]]:
-    """The newest checkpoint that holds, and a line for each newer one that does not."""
-    skipped = []
-    for folder in _folders(directory):
-        try:
-            return _read(folder), skipped
-        except (OSError, ValueError, KeyError) as error:
-            skipped.append(f"{folder.name}: skipped, {error}")
+def _upload(final: Folder, step: int, tensors: dict[str, Any], state: dict[str, Any]) -> None:
+    """Through memory: a node's own disk may be small."""
+    digests = {}
+
+    def write(name: str, content: bytes) -> None:
+        final.write(name, content)
+        digests[name] = hashlib.sha256(content).hexdigest()
+
+    try:
+        for name, group in tensors.items():
+            write(f"{name}{TENSORS}", safetensors.torch.save(group))
+        write(STATE, json.dumps(state).encode())
+        final.write(MANIFEST, json.dumps({"step": step, "sha256": digests}).encode())
+    except OSError as error:
+        raise OSError(f"{final}: cannot be written ({fault(error)})") from None
+
+
+def newest_valid(directory: str | Path | Folder) -> tuple[Checkpoint | None, list[str]]:
+    """The newest checkpoint that holds, and a line for each newer one that does not.
+
+    Raises OSError when a bucket does not answer or refuses: to begin anew would then overwrite what lies there.
+    """
+    folder, skipped = Folder.of(directory), []
+    try:
+        for one in _folders(folder):
+            try:
+                return _read(one), skipped
+            except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+                skipped.append(f"{one.name}: skipped, {error}")
+            except OSError as error:
+                if not one.local:
+                    raise
+                skipped.append(f"{one.name}: skipped, {error}")
+    except OSError as error:
+        raise OSError(f"{folder}: checkpoints cannot be read ({fault(error)})") from None
     return None, skipped
 
 
-def _read(folder: Path) -> Checkpoint:
-    manifest_path = folder / "manifest.json"
-    if not manifest_path.exists():
+def _read(folder: Folder) -> Checkpoint:
+    files: dict[str, bytes] = {}
+    if folder.size(MANIFEST) is None:
         raise ValueError("has no manifest")
-    manifest = json.loads(manifest_path.read_text())
+    manifest = json.loads(folder.read(MANIFEST))
     for name, digest in manifest["sha256"].items():
-        if not (folder / name).exists():
+        if folder.size(name) is None:
             raise ValueError(f"{name} is missing")
-        if _digest(folder / name) != digest:
+        files[name] = folder.read(name)
+        if hashlib.sha256(files[name]).hexdigest() != digest:
             raise ValueError(f"{name} does not match its sha256")
     return Checkpoint(
-        path=folder,
+        folder=folder,
         step=manifest["step"],
-        tensors={path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))},
-        state=json.loads((folder / "state.json").read_text()),
+        tensors={
+            name.removesuffix(TENSORS): safetensors.torch.load(content)
+            for name, content in files.items()
+            if name.endswith(TENSORS)
+        },
+        state=json.loads(files[STATE]),
     )
 
 
-def _folders(directory: Path) -> list[Path]:
-    return sorted(directory.glob(f"{PREFIX}*"), reverse=True) if directory.exists() else []
+def _folders(directory: Folder) -> list[Folder]:
+    """Of all checkpoints, whole or not, the newest first."""
+    return [directory / name for name in reversed(directory.names()) if name.startswith(PREFIX)]
 
 
 def _digest(path: Path) -> str:

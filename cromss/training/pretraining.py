@@ -1,6 +1,6 @@
 """One worker's share of a pretraining, from store to encoders. Runs as it is in one process; under DDP in several.
 
-<out>/checkpoints/step-*/      what a resume needs
+<out>/checkpoints/step-*/      what a resume needs (scaling.checkpoints: elsewhere, for example in a bucket)
 <out>/encoders/<modality>.safetensors, with their cards
 <out>/panels.npz               what the network saw, trusted and predicted on a few patches
 <out>/pretraining.json         the end of the story, written last
@@ -25,6 +25,7 @@ from cromss.data.patch import Batch
 from cromss.data.plan import Plan, select
 from cromss.data.store import PatchStore
 from cromss.data.stream import open_batches, open_rows
+from cromss.files import Folder
 from cromss.networks.encoders import EncoderCard, save_encoder
 from cromss.training import checkpoint
 from cromss.training.loop import EpochEnd, Inputs, Training, evaluate, fit, make_scheduler
@@ -111,7 +112,7 @@ def run(
     report: Report = lambda metrics: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
-    """Pretrain, or go on from the newest valid checkpoint under `out`; the content of `pretraining.json`.
+    """Pretrain, or go on from the newest valid checkpoint; the content of `pretraining.json`.
 
     Calling it again after the end changes nothing and returns the same. Raises ValueError when `out` belongs to another
     configuration or store, FloatingPointError for a loss that is not finite.
@@ -193,10 +194,15 @@ def start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
 # --- resume -----------------------------------------------------------------------------------------------------------
 
 
+def checkpoints_of(config: RunConfig, out: Path) -> Folder:
+    """Where a run's checkpoints lie."""
+    return Folder.of(config.scaling.checkpoints or out / "checkpoints")
+
+
 def _resume(
     training: Training, config: RunConfig, store: PatchStore, out: Path, say: Callable[[str], None]
 ) -> dict[str, Any]:
-    found, skipped = checkpoint.newest_valid(out / "checkpoints")
+    found, skipped = checkpoint.newest_valid(checkpoints_of(config, out))
     for line in skipped:
         say(line)
     if found is None:
@@ -205,21 +211,21 @@ def _resume(
         theirs = found.state["contracts"].get(name)
         if theirs is not None:
             require_same(contract, str(store.path), Contract(**theirs), f"the checkpoint {found.path}")
-    _same_run(found.state["identity"], _identity(config, store), out)
+    _same_run(found.state["identity"], _identity(config, store), config, out)
     training.module.load_state_dict(found.tensors["model"])
     checkpoint.restore_optimizer(training.optimizer, found.tensors["optimizer"])
     training.scheduler.load_state_dict(found.state["scheduler"])
     for group, lr in zip(training.optimizer.param_groups, found.state["lr"], strict=True):
         group["lr"] = lr
     training.step = found.step
-    say(f"resuming at step {found.step} from {found.path.name}")
+    say(f"resuming at step {found.step} from {found.folder.name}")
     return found.state["past"]
 
 
 def _save(training: Training, config: RunConfig, store: PatchStore, out: Path, past: dict[str, Any]) -> None:
     scheduler = {k: v for k, v in training.scheduler.state_dict().items() if _is_json(v)}
     checkpoint.save(
-        out / "checkpoints",
+        checkpoints_of(config, out),
         training.step,
         {"model": training.module.state_dict(), "optimizer": checkpoint.optimizer_tensors(training.optimizer)},
         {
@@ -240,12 +246,13 @@ def _identity(config: RunConfig, store: PatchStore) -> dict[str, Any]:
     return config.identity() | {"store": store.digest}
 
 
-def _same_run(theirs: dict[str, Any], ours: dict[str, Any], out: Path) -> None:
+def _same_run(theirs: dict[str, Any], ours: dict[str, Any], config: RunConfig, out: Path) -> None:
     changed = [key for key in sorted(theirs.keys() | ours.keys()) if theirs.get(key) != ours.get(key)]
     if changed:
         lines = ", ".join(f"{key} {theirs.get(key)} -> {ours.get(key)}" for key in changed[:4])
+        where, option = (config.scaling.checkpoints, "--checkpoints") if config.scaling.checkpoints else (out, "--out")
         raise ValueError(
-            f"{out}: holds a run of another configuration ({lines}); choose another --out or undo the change"
+            f"{where}: holds a run of another configuration ({lines}); choose another {option} or undo the change"
         )
 
 

@@ -110,9 +110,17 @@ def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> 
         if twin is not None:
             return bring(twin, folder)
         return pretrain(
-            config, Path(setting.data), folder, setting.budget.share, key=key, downstream=Path(setting.downstream),
+            _own_checkpoints(config, key), setting.data, folder, setting.budget.share, key=key, downstream=setting.downstream,
             report=_scored(config.sweep.metric), show=False, quarantine=Path(setting.out) / QUARANTINE,
         )  # fmt: skip
+
+
+def _own_checkpoints(config: RunConfig, key: str) -> RunConfig:
+    """A trial's checkpoints lie in a folder of its own."""
+    if config.scaling.checkpoints is None:
+        return config
+    scaling = config.scaling.model_copy(update={"checkpoints": f"{config.scaling.checkpoints}/{key}"})
+    return config.model_copy(update={"scaling": scaling})
 
 
 def _judged(config: RunConfig, setting: Setting, folder: Path, key: str) -> list[dict[str, Any]]:
@@ -120,10 +128,10 @@ def _judged(config: RunConfig, setting: Setting, folder: Path, key: str) -> list
 
     budget = setting.budget
     if not budget.share.workers:
-        return judge_here(config, folder, Path(setting.downstream), key=key)
+        return judge_here(config, folder, setting.downstream, key=key)
     return list(
         judge_all(
-            config, folder, Path(setting.downstream), key=key, cpus=budget.transfer_cpus, gpus=budget.transfer_gpus,
+            config, folder, setting.downstream, key=key, cpus=budget.transfer_cpus, gpus=budget.transfer_gpus,
             together=budget.together,
         )
     )  # fmt: skip
