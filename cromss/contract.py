@@ -47,15 +47,16 @@ class Contract(Settings):
         return self
 
     @classmethod
-    def of(cls, modality: str, bands: Iterable[str], encoding: Encoding) -> "Contract":
-        """How this project stores those bands: codes of mean +- 2 std, or the sensor's own values."""
+    def of(cls, modality: str, bands: Iterable[str], encoding: Encoding, product: str = "") -> "Contract":
+        """How this project stores those bands: codes of mean +- 2 std, or the sensor's own values. `product` where it is
+        another than the sensor's usual one: the same band names of another processing level are other numbers."""
         card = sensor(modality)
         bands = card.select(bands)
         low, width = card.interval(bands)
         coded = encoding == "uint8"
         return cls(
             modality=modality,
-            product=card.title,
+            product=product or card.title,
             bands=bands,
             unit=card.unit,
             encoding=encoding,
@@ -96,9 +97,9 @@ class Contract(Settings):
 
 
 @functools.lru_cache(maxsize=64)
-def physical(modality: str, bands: tuple[str, ...]) -> Contract:
+def physical(modality: str, bands: tuple[str, ...], product: str = "") -> Contract:
     """What a source yields: those bands in the sensor's own unit."""
-    return Contract.of(modality, bands, "raw")
+    return Contract.of(modality, bands, "raw", product)
 
 
 def require_same(ours: Contract, our_name: str, theirs: Contract, their_name: str, *, encoding: bool = True) -> None:

@@ -1,13 +1,17 @@
 """Tiles in, a patch store out.
 
     python -m cromss.ingest geotiff SRC STORE --tile 64 --bands 9
+    python -m cromss.ingest geotiff SRC STORE --live
     python -m cromss.ingest synthetic STORE --seasons 4
     python -m cromss.ingest --describe STORE
     python -m cromss.ingest --verify STORE
     python -m cromss.ingest --repair STORE
+    python -m cromss.ingest --pictures STORE --out DIR
+    python -m cromss.ingest --leakage PRETRAINING DOWNSTREAM --buffer 1000 --out DIR
 
 Locations are written in a seeded random order, fold by fold. Whatever cannot be used is skipped, named and counted. The same
-command again goes on where a stopped one was.
+command again goes on where a stopped one was. With --live nothing is converted: training starts at once on the files as they
+are, on the same batches, slower.
 """
 
 import argparse
@@ -21,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cromss.data.ingestion import Ingest, Summary, ingest
+from cromss.data.live_index import index
 from cromss.data.progress import clock
 from cromss.data.repair import repair
 from cromss.data.sources.base import Source
@@ -39,7 +44,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done, 1 nothing could be ingested or the store is damaged, 2 wrong arguments."""
+    """0 done; 1 nothing could be ingested, the store is damaged, or test tiles leaked; 2 wrong arguments."""
     try:
         return _run(vars(_parser().parse_args(argv)))
     except ValueError as error:
@@ -58,7 +63,10 @@ def _run(given: dict[str, Any]) -> int:
     store, extra = given.pop("store"), assignments(given.pop("set", []))
     source = validate(LAYOUTS[kind], {name: given[name] for name in given if name in LAYOUTS[kind].model_fields}, extra)
     config = validate(Ingest, {name: given[name] for name in given if name in Ingest.model_fields})
-    summary = ingest(source, store, config, _stderr, functools.partial(_workers, given.get("workers")))
+    if given.get("live"):
+        summary = index(source, store, config, _stderr)
+    else:
+        summary = ingest(source, store, config, _stderr, functools.partial(_workers, given.get("workers")))
     if not sys.stderr.isatty():
         print(summary)
     else:
@@ -89,6 +97,10 @@ def _describe(store: str, given: dict[str, Any]) -> int:
 
 def _verify(store: str, given: dict[str, Any]) -> int:
     opened = PatchStore.open(store, check=False)
+    if opened.manifest.kind == "live":
+        lost = opened.damaged(content=True)
+        print("\n".join(map(str, lost)) or f"{opened.folder}: all files and headers are as they were indexed")
+        return 1 if lost else 0
     faults = opened.damaged(content=True, progress=_reading(opened))
     if not faults:
         print(f"{opened.folder}: all {len(opened.manifest.shards)} shards are as they were written")
@@ -103,9 +115,38 @@ def _verify(store: str, given: dict[str, Any]) -> int:
 
 
 def _repair(store: str, given: dict[str, Any]) -> int:
-    repaired = repair(PatchStore.open(store, check=False), _stderr_line)
+    opened = PatchStore.open(store, check=False)
+    if opened.manifest.kind == "live":
+        raise ValueError(f"{store}: is live and holds nothing to repair; {opened.remedy}")
+    repaired = repair(opened, _stderr_line)
     print(f"{store}: {len(repaired)} shards written again" if repaired else f"{store}: nothing to repair")
     return 0
+
+
+def _pictures(store: str, given: dict[str, Any]) -> int:
+    from cromss.portrait import portrait
+
+    if "out" not in given:
+        raise ValueError("--pictures STORE: where shall they go? add --out DIR")
+    for path in portrait(PatchStore.open(store), given["out"], given.get("seed", 0)):
+        print(path)
+    return 0
+
+
+def _leakage(stores: list[str], given: dict[str, Any]) -> int:
+    from cromss.data.leakage import leakage
+
+    pretraining, downstream = (PatchStore.open(store) for store in stores)
+    wanted = {"buffer": given["buffer"]} if "buffer" in given else {}
+    found = leakage(pretraining, downstream, progress=_stderr_line, **wanted)
+    print(found)
+    if out := given.get("out"):
+        from cromss.portrait import pair_sheet, save
+
+        drawn = save({"pairs": pair_sheet(found, pretraining, downstream)}, out)
+        (Path(out) / "leakage.json").write_text(found.to_json())
+        print(f"{'written':<16} {', '.join(str(path) for path in [*drawn, Path(out) / 'leakage.json'])}")
+    return 1 if found.near or found.duplicates else 0
 
 
 def _reading(store: PatchStore) -> Callable[[int], None]:
@@ -127,6 +168,8 @@ _ACTIONS: dict[str, Callable[[Any, dict[str, Any]], int]] = {
     "describe": _describe,
     "verify": _verify,
     "repair": _repair,
+    "pictures": _pictures,
+    "leakage": _leakage,
 }
 
 
@@ -153,6 +196,17 @@ def _parser() -> _Parser:
     parser.add_argument("--describe", metavar="STORE", help="print what is in a store")
     parser.add_argument("--verify", metavar="STORE", help="compare every byte of a store with its manifest")
     parser.add_argument("--repair", metavar="STORE", help="write the damaged shards of a store again, from its source")
+    parser.add_argument(
+        "--pictures", metavar="STORE", help="classes by season, histograms, map and patches as PNGs in --out"
+    )
+    parser.add_argument(
+        "--leakage", metavar="STORE", nargs=2, help="PRETRAINING DOWNSTREAM: test tiles on or near pretraining ground, and "
+        "near-duplicate pixels; exit 1 where there are any"
+    )  # fmt: skip
+    parser.add_argument(
+        "--buffer", metavar="METRES", type=float, help="of --leakage: ground that counts as near (default 1000)"
+    )
+    parser.add_argument("--out", metavar="DIR", help="of --pictures and --leakage: where pictures and numbers go")
     layouts = parser.add_subparsers(dest="layout", metavar="LAYOUT", parser_class=_Parser)
     for kind, layout in LAYOUTS.items():
         title = (layout.__doc__ or kind).strip().split("\n")[0]
@@ -173,6 +227,8 @@ def _options(parser: argparse.ArgumentParser, layout: type[Source]) -> None:
     )
     parser.add_argument("--workers", metavar="N", type=_count, help="Ray Data tasks at a time, on all nodes; 0: this process; "
                         f"default: one a CPU, where there are {_WORTH_RAY} chunks or more")  # fmt: skip
+    parser.add_argument("--live", action=argparse.BooleanOptionalAction, help="convert nothing: read headers only, write an "
+                        "index, and decode the source's files again whenever they are read (default: convert)")  # fmt: skip
     nested = []
     for name, info in fields.items():
         if name in ("kind", "path"):

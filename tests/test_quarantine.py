@@ -80,7 +80,9 @@ def test_a_quarantined_shard_is_named_everywhere_and_none_of_its_patches_is_trai
     assert run.data.metrics["data/patches_lost"] == 32
 
 
-def test_without_being_asked_a_store_that_lacks_a_shard_trains_nothing(ray_session, damaged, settings, tmp_path, capsys):
+def test_without_being_asked_a_store_that_lacks_a_shard_trains_nothing(
+    ray_session, damaged, settings, tmp_path, capsys
+):
     (damaged / "shard-00001.parquet").unlink()
     assert pretrain(["--data", str(damaged), "--out", str(tmp_path / "out"), "--config", settings]) == 2
     said = capsys.readouterr().err

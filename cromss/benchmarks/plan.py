@@ -13,7 +13,9 @@ from cromss.data.writer import PLACES_PER_BLOCK
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench plan`."""
-    parser.add_argument("--patches", type=float, default=100e6, help="patches of the imagined store (default: %(default)g)")
+    parser.add_argument(
+        "--patches", type=float, default=100e6, help="patches of the imagined store (default: %(default)g)"
+    )
     parser.add_argument("--seasons", type=int, default=4, help="acquisitions of each place (default: %(default)s)")
     parser.add_argument("--epochs", type=int, default=100, help="epochs of the run (default: %(default)s)")
     parser.set_defaults(run=run)
@@ -28,7 +30,9 @@ def run(options: argparse.Namespace) -> int:
     lanes = plan.lanes_of(0, 1)
     next(plan.windows(lanes, 0, plan.count(lanes)))
     first = time.perf_counter() - began
-    print(f"{options.patches:,.0f} patches in {len(blocks):,} blocks of {options.seasons} row groups, {plan.steps:,} steps")
+    print(
+        f"{options.patches:,.0f} patches in {len(blocks):,} blocks of {options.seasons} row groups, {plan.steps:,} steps"
+    )
     print(f"first row group after {first:.2f} s, {_resident() - before:,.0f} MiB")
     began = time.perf_counter()
     plan.first_window(lanes, plan.steps // 2)

@@ -1,162 +1,225 @@
-"""How fast patches reach the training loop, against bare pyarrow."""
+"""How fast patches reach the training loop, against bare pyarrow, and what converting GeoTIFFs buys."""
 
 import argparse
+import json
 import os
 import tempfile
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-
-from cromss import sensors
-from cromss.contract import physical
-from cromss.data.assembly import Assembler, Rows, Wanted
-from cromss.data.patch import Batch, Patch
+from cromss.benchmarks.material import write_random_store, write_random_tree
+from cromss.benchmarks.readers import (
+    READER_CPUS,
+    WORKER_CPUS,
+    WORKERS,
+    Rate,
+    bare_batches,
+    bytes_of,
+    jitter,
+    plain_loader,
+    timed,
+    two_workers,
+)
+from cromss.data.ingestion import Ingest
 from cromss.data.plan import Plan
-from cromss.data.store import PatchStore, StoreWriter
-from cromss.data.stream import DirectReader, RayReader, in_lockstep, open_batches
+from cromss.data.sources.ssl4eo import Ssl4eo
+from cromss.data.store import PatchStore
+from cromss.data.stream import DirectReader, RayReader, open_batches
 
 RUNS = 3  # of each reader, in turns; the table has the fastest, which the rest of the machine disturbed least
+PARTS = ("ray", "train", "live", "loader", "jitter")
+PROCESSES = 2  # of the DataLoader; the direct reader has as many threads
+LIVE_BATCH, LIVE_PATCHES = 32, 256  # of a stream that decodes: it takes seconds for more
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench stream`."""
-    parser.add_argument("--store", type=Path, help="a patch store (default: random pixels in a temporary one)")
+    parser.add_argument("--store", help="a patch store (default: random pixels in a temporary one)")
+    parser.add_argument("--tree", type=Path, help="a SSL4EO-S12 v1.0 tree (default: a generated one)")
     parser.add_argument("--epochs", type=int, default=8, help="epochs of one run (default: %(default)s)")
     parser.add_argument("--batch-size", type=int, default=64, help="patches of a batch (default: %(default)s)")
     parser.add_argument("--split", default="train")
+    parser.add_argument("--skip", type=_parts, default=(), metavar="PART,...", help=f"leave out: {', '.join(PARTS)}")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all numbers there")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the rates there")
     parser.set_defaults(run=run)
+
+
+def _parts(text: str) -> tuple[str, ...]:
+    parts = tuple(filter(None, text.split(",")))
+    if unknown := [part for part in parts if part not in PARTS]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r}: leave out any of {', '.join(PARTS)}")
+    return parts
 
 
 def run(options: argparse.Namespace) -> int:
     """Measure and print the table."""
-    if options.store is not None:
-        measure_stream(PatchStore.open(options.store), options)
-        return 0
     with tempfile.TemporaryDirectory(prefix="cromss-bench-") as folder:
-        print("writing 512 patches of random pixels, 128 places x 4 seasons, 264 x 264 pixels ...", flush=True)
-        measure_stream(write_random_store(Path(folder) / "store"), options)
+        if options.store is not None:
+            store = PatchStore.open(options.store)
+            if store.manifest.kind == "live":
+                raise ValueError(f"--store {options.store}: is live; name a converted one, and its tree with --tree")
+        else:
+            print("writing 512 patches of random pixels, 128 places x 4 seasons, 264 x 264 pixels ...", flush=True)
+            store = write_random_store(Path(folder) / "store")
+        tree = options.tree
+        if tree is None and not {"live", "loader"} <= set(options.skip):
+            print("writing 128 of them as 2,048 GeoTIFFs ...", flush=True)
+            tree = write_random_tree(Path(folder) / "tree")
+        found = measure(store, tree, Path(folder), options)
+    print(report(found))
+    if options.json:
+        options.json.write_text(json.dumps(found, indent=1))
+    if options.png:
+        _draw(found, options.png)
     return 0
 
 
-@dataclass(frozen=True)
-class Rate:
-    """One run over a plan: seconds to the first batch and over all, patches delivered."""
-
-    first: float
-    seconds: float
-    patches: int
-
-    @property
-    def per_second(self) -> float:
-        return self.patches / self.seconds
-
-
-def measure_stream(store: PatchStore, options: argparse.Namespace) -> None:
-    """Print patches/s and time to first batch of every reader, and the bytes an epoch reads."""
-    from cromss.ray_session import connect
-
+def measure(store: PatchStore, tree: Path | None, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """All numbers, as plain values."""
     plan = Plan(store.blocks, seed=0, epochs=options.epochs, batch_size=options.batch_size, split=options.split)
-    print(
-        f"{len(plan.chosen)} blocks, {plan.rows} patches an epoch, {plan.epochs} epochs in one run, batches of "
-        f"{plan.batch_size}; {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
-        flush=True,
-    )
-    connect()
-    by_ray = RayReader()
-    cold = timed(open_batches(store, plan, reader=by_ray)).first
-    readers: dict[str, Callable[[], Iterator[Batch]]] = {
-        "bare pyarrow": lambda: bare_batches(store, plan),
-        "direct reader": lambda: open_batches(store, plan, reader=DirectReader()),
-        "Ray reader": lambda: open_batches(store, plan, reader=by_ray),
+    parts, first, readers = set(PARTS) - set(options.skip), {}, {}
+    if {"ray", "train"} & parts:
+        from cromss.ray_session import connect
+
+        connect()
+    if "ray" in parts:
+        first["driver, cold"] = timed(_head(open_batches(store, plan, reader=RayReader()))).first
+    readers["bare pyarrow"] = lambda: timed(bare_batches(store, plan))
+    readers["direct reader"] = lambda: timed(open_batches(store, plan, reader=DirectReader()))
+    if "ray" in parts:
+        readers["Ray reader"] = lambda: timed(open_batches(store, plan, reader=RayReader()))
+    readers["bare pyarrow"]()  # the page cache holds the store from now on
+    runs = _in_turns(readers, RUNS)
+    if "ray" in parts:
+        first["driver, warm"] = min(rate.first for rate in runs["Ray reader"])
+    if "train" in parts:
+        trained = [two_workers(store, plan) for _ in range(2)]
+        runs["Ray reader, two Train workers"] = [one.rate for one in trained]
+        first["Train worker, cold"] = min(one.cold for one in trained)
+        first["Train worker, warm"] = min(one.warm for one in trained)
+    runs |= _decoded(tree, folder, parts, options.batch_size)
+    read, whole = bytes_of(store, plan)
+    bare = max(rate.per_second for rate in runs["bare pyarrow"])
+    size = sum(shard.bytes for shard in store.manifest.shards) / sum(store.manifest.patches.values())
+    found: dict[str, Any] = {
+        "cpus": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "blocks": len(plan.chosen),
+        "patches an epoch": plan.rows,
+        "epochs": plan.epochs,
+        "batch": plan.batch_size,
+        "patch bytes": size,
+        "rows": {name: _row(found, bare) for name, found in runs.items()},
+        "first batch": first,
+        "epoch bytes": {"read": read, "all seasons": whole, "times fewer": whole / read},
     }
-    timed(bare_batches(store, plan))  # the page cache holds the store from now on
-    runs = {name: [] for name in readers}
-    for _ in range(RUNS):
-        for name, batches in readers.items():
-            runs[name].append(timed(batches()))
-    best = {name: max(found, key=lambda rate: rate.per_second) for name, found in runs.items()}
-    bare = best["bare pyarrow"].per_second
-    print(f"\n{'':14} {'patches/s':>10} {'of bare':>8} {'MB/s':>7} {'first batch':>12}")
-    for name, rate in best.items():
-        megabytes = rate.per_second * patch_bytes(store) / 1e6
-        print(
-            f"{name:14} {rate.per_second:10,.0f} {rate.per_second / bare:8.0%} {megabytes:7,.0f} {rate.first:10.2f} s"
+    if "jitter" in parts:
+        step = jitter(store, plan)
+        found["step"] = asdict(step) | {"ratios": step.ratios}
+    return found
+
+
+def _decoded(tree: Path | None, folder: Path, parts: set[str], batch_size: int) -> dict[str, list[Rate]]:
+    """The streams that decode GeoTIFFs while they read."""
+    readers: dict[str, Callable[[], Rate]] = {}
+    if "live" in parts:
+        from cromss.data.live_index import index
+
+        index(Ssl4eo(path=tree), folder / "live", Ingest(folds=1))
+        live = PatchStore.open(folder / "live")
+        rows = int(live.blocks.rows.sum())
+        plan = Plan(live.blocks, seed=0, epochs=max(1, LIVE_PATCHES // rows), batch_size=LIVE_BATCH, lanes=2, window=1)
+        readers["GeoTIFF, direct reader"] = lambda: timed(open_batches(live, plan, reader=DirectReader()))
+        if "ray" in parts:
+            readers["GeoTIFF, Ray reader"] = lambda: timed(open_batches(live, plan, reader=RayReader()))
+    if "loader" in parts:
+        name = f"GeoTIFF, torch DataLoader ({PROCESSES} processes)"
+        readers[name] = lambda: plain_loader(tree, min(batch_size, LIVE_BATCH), PROCESSES)
+    return _in_turns(readers, 2)
+
+
+def _in_turns(readers: dict[str, Callable[[], Rate]], runs: int) -> dict[str, list[Rate]]:
+    found: dict[str, list[Rate]] = {name: [] for name in readers}
+    for _ in range(runs):
+        for name, measured in readers.items():
+            found[name].append(measured())
+    return found
+
+
+def _head(batches: Any) -> Any:
+    yield next(batches)
+    batches.close()
+
+
+def _row(runs: list[Rate], bare: float) -> dict[str, Any]:
+    best = max(runs, key=lambda rate: rate.per_second)
+    return asdict(best) | {
+        "patches/s": best.per_second,
+        "of bare": best.per_second / bare,
+        "runs": [rate.per_second for rate in runs],
+    }
+
+
+def report(found: dict[str, Any]) -> str:
+    """The numbers as lines for people."""
+    width = max(map(len, found["rows"]))
+    lines = [
+        f"{found['blocks']} blocks, {found['patches an epoch']} patches an epoch, {found['epochs']} epochs in one run, "
+        f"batches of {found['batch']}; {found['cpus']} CPUs, load {found['load']:.1f}",
+        "",
+        f"{'':{width}} {'patches/s':>10} {'of bare':>8} {'MB/s':>7} {'first batch':>12} {'longest gap':>12} "
+        f"{'at a border':>12}",
+    ]
+    for name, row in found["rows"].items():
+        rate = row["patches/s"] * found["patch bytes"] / 1e6
+        lines.append(
+            f"{name:{width}} {row['patches/s']:10,.0f} {row['of bare']:8.1%} {rate:7,.0f} {row['first']:10.2f} s "
+            f"{row['gap'] * 1e3:9,.0f} ms {row['border'] * 1e3:9,.0f} ms"
         )
-    print(f"\nfirst batch of the Ray reader while its processes start: {cold:.2f} s")
-    print(f"an epoch reads {bytes_per_epoch(store, plan):.1%} of the split's bytes")
-
-
-def timed(batches: Iterator[Batch]) -> Rate:
-    """Run through the batches."""
-    start, first, patches = time.perf_counter(), None, 0
-    for batch in batches:
-        first = first or time.perf_counter() - start
-        patches += len(batch)
-    return Rate(first, time.perf_counter() - start, patches)
-
-
-def bare_batches(store: PatchStore, plan: Plan) -> Iterator[Batch]:
-    """The ceiling: one thread reads memory-mapped row groups, unchecked, and assembles the same batches in between."""
-    wanted, lanes = Wanted.of(store), plan.lanes_of(0, 1)
-    files = [pq.ParquetFile(store.path / shard.path, memory_map=True) for shard in store.manifest.shards]
-    shards, first = store.blocks.shard, store.blocks.first
-
-    def windows() -> Iterator[Rows]:
-        for window in plan.windows(lanes, 0, plan.count(lanes)):
-            groups = zip(shards[window.blocks], first[window.blocks] + window.slots, strict=True)
-            tables = [files[shard].read_row_group(group, columns=wanted.columns) for shard, group in groups]
-            yield Rows(window, pa.concat_tables(tables))
-
-    return in_lockstep(windows(), plan, lanes, 0, Assembler(store, wanted, plan.seed))
-
-
-def bytes_per_epoch(store: PatchStore, plan: Plan) -> float:
-    """Bytes that a direct stream reads in an epoch, on average over the run, as a share of the split's shards."""
-    read, whole = 0, 0
-    lanes, columns = plan.lanes_of(0, 1), set(Wanted.of(store).columns)
-    sizes = [pq.read_metadata(store.path / shard.path) for shard in store.manifest.shards]
-
-    def size(block: int, slot: int, only: set[str] | None) -> int:
-        group = sizes[store.blocks.shard[block]].row_group(int(store.blocks.first[block] + slot))
-        parts = [group.column(i) for i in range(group.num_columns)]
-        return sum(part.total_compressed_size for part in parts if only is None or part.path_in_schema in only)
-
-    for window in plan.windows(lanes, 0, plan.count(lanes)):
-        read += sum(size(block, slot, columns) for block, slot in zip(window.blocks, window.slots, strict=True))
-    for block in plan.chosen:
-        whole += sum(size(block, slot, None) for slot in range(store.blocks.n[block]))
-    return read / plan.epochs / whole
-
-
-def patch_bytes(store: PatchStore) -> float:
-    """Bytes of one stored patch."""
-    return sum(shard.bytes for shard in store.manifest.shards) / sum(store.manifest.patches.values())
-
-
-def write_random_store(path: Path, places: int = 128, seasons: int = 4, size: int = 264) -> PatchStore:
-    """Random pixels in the shape of SSL4EO-S12: both sensors, all bands."""
-    bands = {name: card.bands for name, card in sensors.SENSORS.items()}
-    rng = np.random.default_rng(0)
-    with StoreWriter(path, scheme="dynamic-world", bands=bands, size=(size, size)) as writer:
-        for place in range(places):
-            writer.add([_random_patch(rng, place, season, size) for season in range(seasons)], "train", 0)
-    return PatchStore.open(path)
-
-
-def _random_patch(rng: np.random.Generator, place: int, season: int, size: int) -> Patch:
-    return Patch(
-        patch_id=f"{place:07d}/{season}",
-        location_id=f"{place:07d}",
-        acquisition=str(season),
-        images={
-            "s1": rng.random((2, size, size), np.float32) * 30 - 30,
-            "s2": rng.integers(0, 4000, (13, size, size), np.uint16),
-        },
-        contracts={name: physical(name, card.bands) for name, card in sensors.SENSORS.items()},
-        label=rng.integers(0, 9, (size, size), np.uint8),
+    lines += ["", "gap: the longest wait for a batch after the first; border: for one that begins an epoch"]
+    if "Ray reader, two Train workers" in found["rows"]:
+        lines.append(
+            f"Train workers: {WORKER_CPUS:g} CPU each, readers {READER_CPUS:g} CPU each, {WORKERS} of both; summed"
+        )
+    rows = found["rows"]
+    for name, row in rows.items():
+        if name.startswith("GeoTIFF"):
+            faster = rows["direct reader"]["patches/s"] / row["patches/s"]
+            lines.append(f"a converted store, read directly, is {faster:.0f} times as fast as {name}")
+    if found["first batch"]:
+        lines.append("first batch: " + ", ".join(f"{name} {took:.2f} s" for name, took in found["first batch"].items()))
+    read = found["epoch bytes"]
+    lines.append(
+        f"an epoch reads {read['read'] / 1e6:,.0f} MB, all seasons are {read['all seasons'] / 1e6:,.0f} MB: "
+        f"{read['times fewer']:.2f} times fewer"
     )
+    if step := found.get("step"):
+        (median, late), (median_beside, late_beside) = step["alone"], step["reading"]
+        lines.append(
+            f"a step of {median * 1e3:.1f} ms (95 %: {late * 1e3:.1f}) takes {median_beside * 1e3:.1f} ms (95 %: "
+            f"{late_beside * 1e3:.1f}) beside the direct reader: x {step['ratios'][0]:.2f} (95 %: x {step['ratios'][1]:.2f})"
+        )
+    return "\n".join(lines)
+
+
+def _draw(found: dict[str, Any], path: Path) -> None:
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    from cromss.plot import FAINT, PALETTE, STYLE
+
+    rows = found["rows"]
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(7, 0.6 + 0.4 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        colours = [PALETTE[1] if name.startswith("GeoTIFF") else PALETTE[0] for name in rows]
+        bars = axes.barh(list(rows), [row["patches/s"] for row in rows.values()], color=colours)
+        labels = [f"{row['patches/s']:,.0f}  ({row['of bare']:.0%})" for row in rows.values()]
+        axes.bar_label(bars, labels, padding=4, color=FAINT)
+        axes.set(xscale="log", xlabel="patches a second", title="From the disk to the training loop")
+        axes.set_xlim(left=1, right=axes.get_xlim()[1] * 4)
+        axes.invert_yaxis()
+        figure.savefig(path, dpi=130)

@@ -104,7 +104,9 @@ class Leakage:
         lines.append(("compared", compared))
         if self.flat:
             lines.append(("", f"{self.flat:,} test patches are of one shade, like many others: not compared"))
-        lines.append(("", "found: copies in either encoding, flipped, turned, moved by whole pixels (all up to 5 % of the"))
+        lines.append(
+            ("", "found: copies in either encoding, flipped, turned, moved by whole pixels (all up to 5 % of the")
+        )
         lines.append(("", "  side, half at 12 %), and, where there is contrast, noisy or through JPEG"))
         lines.append(("", "not found: copies resampled, scaled, of another processing level, or that overlap in part"))
         return "\n".join(f"{key:<16} {value}" for key, value in lines)

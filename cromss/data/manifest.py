@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -93,17 +93,22 @@ class Manifest(Settings):
 
 @dataclass(frozen=True)
 class Layout:
-    """What all rows of a store have in common: label scheme, bands per modality, (H, W), encoding."""
+    """What all rows of a store have in common: label scheme, bands per modality, (H, W), encoding, and products where they
+    are others than the sensors' usual ones."""
 
     scheme: str
     bands: dict[str, tuple[str, ...]]
     size: tuple[int, int]
     encoding: Encoding
+    products: dict[str, str] = field(default_factory=dict)
 
     @property
     def contracts(self) -> dict[str, Contract]:
         """modality -> contract, without statistics."""
-        return {name: Contract.of(name, bands, self.encoding) for name, bands in self.bands.items()}
+        return {
+            name: Contract.of(name, bands, self.encoding, self.products.get(name, ""))
+            for name, bands in self.bands.items()
+        }
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -132,7 +137,7 @@ class Layout:
                 *((name, pa.large_binary()) for name in self.columns),
                 *((checksum_column(name), pa.uint32()) for name in self.columns),
                 ("crs", text),
-                ("transform", pa.list_(pa.float64())),
+                ("transform", pa.list_(pa.field("element", pa.float64()))),  # Parquet's name for it
                 ("lon", pa.float64()),
                 ("lat", pa.float64()),
                 ("notes", text),

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import rasterio
 from rasterio.enums import Resampling
+from rasterio.session import DummySession
 from rasterio.warp import transform as reproject
 
 MAX_BYTES = 2**30  # decoded; a 167 kB file can hold 20 GiB of zeros
@@ -46,14 +47,16 @@ def read_raster(
     size: tuple[int, int] | None = None,
     coarser: Sequence[int] | None = None,
     smooth: bool = False,
+    decode: bool = True,
 ) -> Raster:
     """A local GeoTIFF, whole. `counts` = the band counts that are acceptable. `size` = (H, W) to bring it to, by
     nearest, or bilinear between pixel centres where `smooth`; `coarser` = how many times coarser it may be.
+    Not to `decode` = by its header alone: the pixels are zeros of the right type and shape that take no memory.
 
     Raises ValueError, one line naming the file's fault: missing, not a GeoTIFF (a VRT for instance), too large,
     a wrong number of bands or pixels, truncated.
     """
-    with rasterio.Env(**_GDAL), _opened(path) as file:
+    with _quiet(), _opened(path) as file:
         if counts is not None and file.count not in counts:
             raise ValueError(f"{path.name}: {file.count} bands, expected {' or '.join(map(str, counts))}")
         if coarser and not any(size == (file.height * by, file.width * by) for by in coarser):
@@ -61,7 +64,10 @@ def read_raster(
         shape = (file.count, *(size or file.shape))
         how = Resampling.bilinear if smooth else Resampling.nearest
         try:
-            pixels = file.read(out_shape=shape, resampling=how)
+            if decode:
+                pixels = file.read(out_shape=shape, resampling=how)
+            else:
+                pixels = np.broadcast_to(np.zeros((), np.result_type(*file.dtypes)), shape)
         except (rasterio.errors.RasterioError, MemoryError) as error:
             raise ValueError(f"{path.name}: damaged or truncated ({_line(error, path)})") from None
         scale_y, scale_x = file.height / shape[1], file.width / shape[2]
@@ -78,7 +84,7 @@ def read_raster(
 
 def raster_size(path: Path) -> tuple[int, int]:
     """(H, W) from the header alone. Raises ValueError as `read_raster`."""
-    with rasterio.Env(**_GDAL), _opened(path) as file:
+    with _quiet(), _opened(path) as file:
         return file.shape
 
 
@@ -116,10 +122,17 @@ def centre(crs: str, transform: Affine6, size: tuple[int, int]) -> tuple[float, 
         return math.nan, math.nan
     x, y = position(transform, size[0] / 2, size[1] / 2)
     try:
-        (lon,), (lat,) = reproject(crs, "EPSG:4326", [x], [y])
+        with _quiet():
+            (lon,), (lat,) = reproject(crs, "EPSG:4326", [x], [y])
     except rasterio.errors.RasterioError:
         return math.nan, math.nan
     return lon, lat
+
+
+def _quiet() -> rasterio.Env:
+    # Without a session of its own, rasterio makes one of Amazon's for every file as soon as a store in a bucket has put keys
+    # into the environment: seven times as slow.
+    return rasterio.Env(session=DummySession(), **_GDAL)
 
 
 def _opened(path: Path) -> rasterio.DatasetReader:

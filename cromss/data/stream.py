@@ -271,7 +271,9 @@ class _Recipe:
 
 
 @functools.lru_cache(maxsize=2)
-def _opened(path: str, digest: str, without: tuple[Lost, ...], cache: CacheConfig, plan: str) -> tuple[PatchStore, Plan]:
+def _opened(
+    path: str, digest: str, without: tuple[Lost, ...], cache: CacheConfig, plan: str
+) -> tuple[PatchStore, Plan]:
     store = PatchStore.open(path, check=False, without=without, cache=cache)
     if store.digest != digest:
         raise ValueError(f"{path}: is not the store that this run started with (its manifest differs)")

@@ -1,17 +1,26 @@
 """Cutting patches: tiles of one size, and spatial halves with a gap between, so that no test pixel is trained on."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 
 from cromss.data.patch import Patch
-from cromss.data.raster import centre, position
+from cromss.data.raster import Affine6, centre, position
 
 Split = Literal["source", "none", "halves", "halves-swapped"]
 Axis = Literal["west-east", "north-south"]
 Window = tuple[int, int, int, int]  # top, left, height, width
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a grid: its name ("" = the whole), its window, and the split it goes to (None = its location's)."""
+
+    name: str
+    window: Window
+    split: str | None = None
 
 
 def cut(
@@ -31,14 +40,26 @@ def cut(
     A tile keeps `location_id` and gets `tile` "r<row>c<column>", which is also appended to its `patch_id`.
     Raises ValueError when not one tile fits.
     """
-    height, width = patch.size
+    return [crop(patch, part) for part in tiles(patch.size, tile, split=split, guard=guard, axis=axis)]
+
+
+def tiles(
+    size: tuple[int, int],
+    tile: int | None = None,
+    *,
+    split: Split = "source",
+    guard: int = 64,
+    axis: Axis = "west-east",
+) -> list[Tile]:
+    """How a grid of (H, W) pixels is cut, from its geometry alone (see `cut`). Raises ValueError when no tile fits."""
+    height, width = size
     if split in ("source", "none"):
-        chosen = patch if split == "source" else replace(patch, split="train")
+        goes = None if split == "source" else "train"
         if tile is None:
-            return [chosen]
+            return [Tile("", (0, 0, height, width), goes)]
         if min(height, width) < tile:
             raise ValueError(f"{height}x{width} pixels: smaller than a tile of {tile}; choose a smaller --tile")
-        return list(_tiles(chosen, (0, 0, height, width), tile, (0, 0)))
+        return list(_rows(goes, (0, 0, height, width), tile, (0, 0)))
 
     across = axis == "north-south"
     along, beside = (height, width) if across else (width, height)
@@ -54,27 +75,24 @@ def cut(
     count = half // (tile or half)
     firsts = [(0, 0), (count, 0) if across else (0, count)]
     names = ("train", "test") if split == "halves" else ("test", "train")
-    return [
-        part
-        for name, area, first in zip(names, areas, firsts, strict=True)
-        for part in _tiles(replace(patch, split=name), area, tile, first)
-    ]
+    return [part for half in zip(names, areas, firsts, strict=True) for part in _rows(half[0], half[1], tile, half[2])]
 
 
-def _tiles(patch: Patch, area: Window, tile: int | None, first: tuple[int, int]) -> Iterator[Patch]:
+def _rows(split: str | None, area: Window, tile: int | None, first: tuple[int, int]) -> Iterator[Tile]:
     top, left, height, width = area
     rows, columns = (tile, tile) if tile else (height, width)
     for row in range(height // rows):
         for col in range(width // columns):
             window = (top + row * rows, left + col * columns, rows, columns)
-            yield _crop(patch, window, f"r{first[0] + row}c{first[1] + col}")
+            yield Tile(f"r{first[0] + row}c{first[1] + col}", window, split)
 
 
-def _crop(patch: Patch, window: Window, name: str) -> Patch:
-    top, left, height, width = window
-    a, b, _, d, e, _ = patch.transform
-    x, y = position(patch.transform, top, left)
-    transform = (a, b, x, d, e, y)
+def crop(patch: Patch, tile: Tile) -> Patch:
+    """The part of a patch that a tile is."""
+    if not tile.name:
+        return patch if tile.split is None else replace(patch, split=tile.split)
+    top, left, height, width = tile.window
+    transform = moved(patch.transform, top, left)
     lon, lat = centre(patch.crs, transform, (height, width))
 
     def part(pixels: np.ndarray | None) -> np.ndarray | None:
@@ -83,8 +101,9 @@ def _crop(patch: Patch, window: Window, name: str) -> Patch:
 
     return replace(
         patch,
-        patch_id=f"{patch.patch_id}/{name}",
-        tile=name,
+        patch_id=f"{patch.patch_id}/{tile.name}",
+        tile=tile.name,
+        split=patch.split if tile.split is None else tile.split,
         images={modality: part(image) for modality, image in patch.images.items()},
         label=part(patch.label),
         clean=part(patch.clean),
@@ -93,3 +112,10 @@ def _crop(patch: Patch, window: Window, name: str) -> Patch:
         lon=lon,
         lat=lat,
     )
+
+
+def moved(transform: Affine6, top: int, left: int) -> Affine6:
+    """The transform of a window that starts at that row and column."""
+    a, b, _, d, e, _ = transform
+    x, y = position(transform, top, left)
+    return (a, b, x, d, e, y)

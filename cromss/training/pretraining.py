@@ -57,7 +57,9 @@ def contracts_for(config: RunConfig, store: PatchStore) -> dict[str, Contract]:
     found = {}
     for modality in config.model.fusion.modalities:
         if modality not in store.contracts:
-            raise ValueError(f"model.fusion needs modality {modality!r}; {store.path} holds {', '.join(store.contracts)}")
+            raise ValueError(
+                f"model.fusion needs modality {modality!r}; {store.path} holds {', '.join(store.contracts)}"
+            )
         wanted = config.data.bands.get(modality)
         chosen = sensor(modality).select(wanted) if wanted else store.bands[modality]
         found[modality] = store.contract(modality).select(chosen, f"data.bands.{modality}={wanted}: {store.path}")

@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,9 @@ import pytest
 import rasterio
 import rasterio.shutil
 import scipy.ndimage
-from trees import GRID, optical, write_tif
+from trees import GRID, optical, radar, write_tif
 
-from cromss.data.raster import Raster, centre, check_same_grid, read_raster
+from cromss.data.raster import Raster, centre, check_same_grid, raster_size, read_raster
 
 
 def _overwrite(content: bytes, start: int) -> bytes:
@@ -125,3 +126,21 @@ def test_the_centre_of_a_utm_grid_in_degrees():
     assert lon == pytest.approx(15.0, abs=1e-9)  # zone 33's central meridian, on the equator
     assert lat == pytest.approx(0.0, abs=1e-9)
     assert np.isnan(centre("", GRID[:6], (10, 10))).all()
+
+
+def test_keys_for_a_bucket_in_the_environment_do_not_slow_the_reading_of_local_files(tmp_path, monkeypatch):
+    path = write_tif(tmp_path / "a.tif", radar())
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setattr("rasterio.session.Session.from_environ", lambda *_: 1 / 0)
+    found = read_raster(path)
+    assert raster_size(path) == found.size
+    assert np.isfinite(centre(found.crs, found.transform, found.size)).all()
+
+
+def test_a_header_alone_gives_all_but_the_pixels(tmp_path):
+    path = write_tif(tmp_path / "a.tif", radar(), names=("VV", "VH"), nodata=-99, tags={"a": "b"})
+    whole, header = read_raster(path, size=(64, 64)), read_raster(path, size=(64, 64), decode=False)
+    assert (header.pixels.shape, header.pixels.dtype) == (whole.pixels.shape, whole.pixels.dtype)
+    assert header.pixels.strides == (0, 0, 0)
+    assert replace(header, pixels=None) == replace(whole, pixels=None)
