@@ -19,6 +19,7 @@ from cromss.files import Folder
 from cromss.ray_session import Share, connect, following, share_of, unique_name, writable
 
 QUARANTINE = "quarantine.json"
+REFUSED = ".refused.json"  # what one worker of several had to say before it ended them all
 
 # (metrics of an epoch, where to send what Tune shall see of them)
 Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
@@ -51,6 +52,7 @@ def pretrain(
         "threads": share.threads,
         "gpu": share.gpus > 0,
     }
+    (out / REFUSED).unlink(missing_ok=True)
     with following(out / "progress.log", show):
         outcome = _fitted(job, config, out, share, report) if share.workers else _run_here(job, report)
     if error := outcome.get("error"):
@@ -104,13 +106,16 @@ def _forwarded(report: Report) -> Any:
     return Forwarded()
 
 
-def check(config: RunConfig, store: PatchStore) -> None:
-    """Hold the configuration against the store, before anything is started. Raises ValueError."""
-    from cromss.training.pretraining import inputs_for, make_plan
+def check(config: RunConfig, store: PatchStore, downstream: PatchStore | None = None) -> None:
+    """Hold the configuration against the store, and the two stores against each other, before anything is started. Raises
+    ValueError."""
+    from cromss.training.pretraining import check_together, inputs_for, make_plan
 
     inputs_for(config, store)
     make_plan(config, store)
     check_world(config.scaling.num_workers or 1, config.data.lanes)
+    if downstream is not None:
+        check_together(config, store, downstream)
 
 
 def _worker(job: dict[str, Any]) -> dict[str, Any]:
@@ -118,7 +123,8 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
     import ray.train
     from ray.train.torch import get_device
 
-    return _run(job, ray.train.get_context().get_world_rank(), get_device(), ray.train.report)
+    context = ray.train.get_context()
+    return _run(job, context.get_world_rank(), get_device(), ray.train.report, alone=context.get_world_size() == 1)
 
 
 def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
@@ -131,16 +137,24 @@ def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
     return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported)
 
 
-def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str, float]], None]) -> dict[str, Any]:
-    """A mistake, or a loss that is not finite, is an answer, not a crash to retry."""
+def _run(
+    job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str, float]], None], alone: bool = True
+) -> dict[str, Any]:
+    """A mistake, or a loss that is not finite, is an answer, not a crash to retry.
+
+    One worker of several (`alone` is False) cannot just return it: the others would wait for it in their next all-reduce.
+    It writes the answer down and raises, so that Ray ends them all; the workers of the next attempt find it and return it.
+    """
     import torch
 
     from cromss.data.store import Lost, PatchStore
-    from cromss.journal import Journal
+    from cromss.journal import Journal, read_json, write_json
     from cromss.training import pretraining
 
     torch.set_num_threads(job["threads"])
     out = Path(job["out"])
+    if (said := read_json(out / REFUSED)) is not None:
+        return said
     journal = Journal(out / "journal", job["key"]) if rank == 0 else None
 
     def say(line: str) -> None:
@@ -160,7 +174,11 @@ def _run(job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str
             say=say,
         )
     except (ValueError, FloatingPointError) as error:
-        return {"error": str(error), "kind": type(error).__name__}
+        answer = {"error": str(error), "kind": type(error).__name__}
+        if alone:
+            return answer
+        write_json(out / REFUSED, answer)
+        raise
 
 
 @verb
@@ -183,7 +201,8 @@ def main(argv: list[str] | None = None) -> int:
     if config.scaling.checkpoints:
         Folder.of(config.scaling.checkpoints).check_writable("--checkpoints")
     if not config.data.quarantine:  # which reads the whole store, once, when it has come so far
-        check(config, PatchStore.open(args.data, cache=config.data.cache))
+        judge = PatchStore.open(args.downstream, cache=config.data.cache) if args.downstream else None
+        check(config, PatchStore.open(args.data, cache=config.data.cache), judge)
     connect()
     import ray
 
@@ -207,16 +226,16 @@ def main(argv: list[str] | None = None) -> int:
 
 def _track(out: Path, config: RunConfig, data: str, result: dict[str, Any]) -> None:
     from cromss.journal import write_json
-    from cromss.portrait import portrait
+    from cromss.portrait import sketch
     from cromss.tracking import Sink, open_ui_command
 
     record = {"key": "pretrain", "arm": "pretraining", "seed": config.seed, "status": "done", "command": command_line(),
               "config": config.model_dump(mode="json"), "final": result["final"], "noise": result["noise"],
               "seconds": result["seconds"], "pretraining": result}  # fmt: skip
     write_json(out / "trial.json", record)
-    lost = [Lost(**one) for one in result["quarantined"]]
-    portrait(PatchStore.open(data, check=False, without=lost, cache=config.data.cache), out / "stores" / "pretraining")
     Sink(out).sync(final=True)
+    lost = [Lost(**one) for one in result["quarantined"]]
+    sketch(PatchStore.open(data, check=False, without=lost, cache=config.data.cache), out / "stores" / "pretraining")
     print(f"MLflow: {open_ui_command(out)}")
 
 

@@ -20,7 +20,7 @@ from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
 from cromss.files import Folder
 from cromss.journal import read_json, read_trials, write_json
-from cromss.portrait import portrait
+from cromss.portrait import sketch
 from cromss.pretrain import QUARANTINE
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
@@ -71,7 +71,7 @@ def sweep(
     if seen["shared"]:
         print(warning(seen), flush=True)
     for name, one in zip(("pretraining", "downstream"), stores, strict=True):
-        portrait(one, out / "stores" / name)
+        sketch(one, out / "stores" / name)
     with Progress(out, count):
         if space.search:
             search(space.params, setting, first, samples)
@@ -104,7 +104,7 @@ def _validated(sample: dict[str, Any], setting: Setting, data: PatchStore, downs
     config = config_of(sample, setting.base)
     check_downstream(config, downstream)
     if config.pretraining.kind == "pretrain":
-        check(config, data)
+        check(config, data, downstream)
     return config
 
 

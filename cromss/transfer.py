@@ -16,6 +16,7 @@ import numpy as np
 from cromss.cli import command_line, verb
 from cromss.config import RunConfig, add_arguments, layers_from, overlay, resolve, shown
 from cromss.data.store import PatchStore
+from cromss.files import Folder
 from cromss.ray_session import connect, writable
 
 SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA"}
@@ -142,6 +143,7 @@ def _judge(
             scaling=config.model.scaling,
             bands=random_bands(config, run.modality),
             seed=config.seed,
+            sentinel=config.data.sentinel,
             device="cuda" if torch.cuda.is_available() and config.scaling.use_gpu is not False else "cpu",
             journal=journal.log,
         )
@@ -193,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
     }
     total, warned = len(runs_of(config)), set()
     share = {"cpus": min(1, cpus / together), "gpus": 1 if gpus else 0, "together": together}
-    for result in judge_all(config, out, args.downstream, key="", **share):
+    for result in judge_all(config, out, str(Folder.of(args.downstream)), key="", **share):
         trial["downstream"].append(result)
         scored = "  ".join(f"{title} {100 * result[name]:.2f}" for name, title in SCORES.items())
         what = f"{result['modality']} {result['mode']} repeat {result['repeat']}"

@@ -74,8 +74,8 @@ def test_a_quarantined_shard_is_named_everywhere_and_none_of_its_patches_is_trai
     trial = json.loads((out / "trial.json").read_text())
     assert trial["pretraining"]["quarantined"][0]["patches"] == 32
     assert "32 patches in 1 damaged shards were left out: shard-00002.parquet" in write_report(out).read_text()
-    mlflow.set_tracking_uri(f"sqlite:///{out}/mlflow.db")
-    (run,) = mlflow.search_runs(search_all_experiments=True, output_format="list")
+    client = mlflow.MlflowClient(f"sqlite:///{out}/mlflow.db")  # set_tracking_uri would outlive this test
+    (run,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert run.data.tags["cromss.quarantined"] == "shard-00002.parquet"
     assert run.data.metrics["data/patches_lost"] == 32
 

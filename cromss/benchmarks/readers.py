@@ -64,7 +64,7 @@ def bare_batches(store: PatchStore, plan: Plan) -> Iterator[Batch]:
     """The ceiling: one thread reads memory-mapped row groups and assembles the same batches in between; no checksum is
     compared."""
     wanted, lanes = Wanted.of(store), plan.lanes_of(0, 1)
-    files = [pq.ParquetFile(store.path / shard.path, memory_map=True) for shard in store.manifest.shards]
+    files = [pq.ParquetFile(store.folder.open(shard.path)) for shard in store.manifest.shards]
     shards, first = store.blocks.shard, store.blocks.first
 
     def windows() -> Iterator[Rows]:
@@ -250,7 +250,7 @@ def _endless(store: PatchStore, plan: Plan) -> Iterator[Batch]:
 def bytes_of(store: PatchStore, plan: Plan) -> tuple[float, float]:
     """(bytes that a direct stream reads in an epoch, on average over the run; bytes of the same columns of all seasons)."""
     lanes, columns = plan.lanes_of(0, 1), set(Wanted.of(store).columns)
-    footers = [pq.read_metadata(store.path / shard.path) for shard in store.manifest.shards]
+    footers = [pq.read_metadata(store.folder.open(shard.path)) for shard in store.manifest.shards]
 
     def size(block: int, slots: Sequence[int]) -> int:
         first, footer = int(store.blocks.first[block]), footers[store.blocks.shard[block]]

@@ -37,7 +37,15 @@ def opened(
             aside.replace(record)
     for one in lost:
         say(f"quarantine: {one} left out")
-    return PatchStore.open(where, without=lost, cache=cache)
+    try:
+        return PatchStore.open(where, without=lost, cache=cache)
+    except ValueError as error:
+        if not lost or record is None:
+            raise
+        raise ValueError(
+            f"{error} It broke after the quarantine of this run was decided ({record}), and the rows of a run do not change "
+            f"under way: write it again with --repair, or begin again with another --out"
+        ) from None
 
 
 def _remembered(record: Path | None, digest: str) -> tuple[Lost, ...] | None:

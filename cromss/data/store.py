@@ -140,6 +140,11 @@ class PatchStore:
         """Places of a split that can be read."""
         return int(self.blocks.rows[self.blocks.split == split].sum())
 
+    def described(self, split: str) -> int:
+        """Places of a split that the manifest's statistics come from: of a live store a sample, else all."""
+        sample = self.manifest.source.get("live", {}).get("sample", {}).get(split, {})
+        return sample.get("places", 0) or self.manifest.places[split]
+
     def folds(self, split: str = "train") -> list[int]:
         """The folds that a split has places in."""
         return np.unique(self.blocks.fold[self.blocks.split == split]).tolist()

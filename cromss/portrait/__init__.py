@@ -6,6 +6,7 @@
 Shares and histograms come from the manifest, the map and the patches from the shards.
 """
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,12 +20,22 @@ from cromss.portrait.histograms import histograms
 from cromss.portrait.map import locations, positions
 from cromss.portrait.sheets import PATCHES, chosen, contact_sheet, pair_sheet
 
-__all__ = ["classes", "contact_sheet", "figures", "histograms", "locations", "pair_sheet", "portrait", "save"]
+__all__ = ["classes", "contact_sheet", "figures", "histograms", "locations", "pair_sheet", "portrait", "save", "sketch"]
 
 
 def portrait(store: PatchStore, out: str | Path, seed: int = 0) -> list[Path]:
     """Write the pictures of a store into the folder `out`; `seed` chooses the patches of the contact sheet."""
     return save(figures(store, seed), out)
+
+
+def sketch(store: PatchStore, out: Path) -> None:
+    """The pictures beside a run, made once. A store that cannot be drawn is a line on stderr: no run fails for it."""
+    if (out / "contact_sheet.png").exists():
+        return
+    try:
+        portrait(store, out)
+    except (ValueError, OSError) as error:
+        print(f"no pictures of {store.path}: {' '.join(str(error).split())}", file=sys.stderr)
 
 
 def figures(store: PatchStore, seed: int = 0) -> dict[str, Figure]:

@@ -1,5 +1,7 @@
 """Where the places of a store lie: one place, a region or the whole Earth, across the date line too."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,11 +22,14 @@ def positions(store: PatchStore) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     blocks = store.blocks
     if len(blocks) > MOST_BLOCKS:
         blocks = blocks.where(np.linspace(0, len(blocks) - 1, MOST_BLOCKS).astype(int))
-    found = [np.zeros((0, 2))]
-    for shard, group in zip(blocks.shard.tolist(), blocks.first.tolist(), strict=True):
+
+    def read(shard: int, group: int) -> np.ndarray:
         table = store.read(shard, group, ["lon", "lat"])
-        found.append(np.stack([table[name].to_numpy() for name in ("lon", "lat")], axis=1).astype(float))
-    lon, lat = np.concatenate(found).T
+        return np.stack([table[name].to_numpy() for name in ("lon", "lat")], axis=1).astype(float)
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(read, blocks.shard.tolist(), blocks.first.tolist()))
+    lon, lat = np.concatenate([np.zeros((0, 2)), *found]).T
     known = np.isfinite(lon) & np.isfinite(lat) & (np.abs(lat) <= 90)
     return np.where(known, lon, np.nan), np.where(known, lat, np.nan), np.repeat(blocks.split, blocks.rows)
 

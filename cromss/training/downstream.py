@@ -41,12 +41,14 @@ def judge(
     scaling: Scaling,
     bands: tuple[str, ...] | None = None,
     seed: int = 0,
+    sentinel: bool = True,
     device: torch.device | str = "cpu",
     journal: Callable[[int, dict[str, float], float], None] = lambda step, metrics, epoch: None,
 ) -> dict[str, Any]:
     """Train the head (and, fine-tuned, the encoder) on the training split; score the test split ONCE, at the end.
 
     encoder   a .safetensors encoder with its card, or None for random weights of `architecture`
+    sentinel  stop when the first patches do not look like the store (data.sentinel)
     bands     what a random encoder reads (default: the store's); a pretrained one says so itself
     Returns the scores, the confusion matrix (rows true) and where they came from; also written to `out/result.json`.
     Calling it again after it finished returns the written result.
@@ -75,7 +77,7 @@ def judge(
             journal(before + step, metrics, turn * config.epochs + epoch)
 
         network = _network(config, inputs, modality, mode, state, architecture, len(store.scheme), seed).to(device)
-        steps += _train(network, config, store, inputs, modality, learn, seed, device, after)
+        steps += _train(network, config, store, inputs, modality, learn, seed, device, sentinel, after)
         counts, shown = _score(network, config, store, inputs, modality, test, device)
         confusion += counts
         pictures.append(shown)
@@ -125,10 +127,10 @@ def _network(
 
 def _train(
     network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str, seed: int,
-    device: torch.device, journal: Callable[[int, dict[str, float], float], None],
+    device: torch.device, sentinel: bool, journal: Callable[[int, dict[str, float], float], None],
 ) -> int:  # fmt: skip
     """Returns the steps taken."""
-    patches = store.manifest.places[split]
+    patches = store.places(split)
     batch_size = min(config.batch_size, patches)
     if batch_size < 2:
         raise ValueError(f"{store.path}: split {split!r} has {patches} patches; a transfer needs two at least")
@@ -144,8 +146,9 @@ def _train(
     network.train()
     total, steps = torch.zeros((), device=device), 0
     batches = open_batches(store, plan, bands=inputs.bands, reader=DirectReader())
-    contracts = {modality: store.contract(modality).select(inputs.bands[modality], str(store.path))}
-    batches = Sentinel(contracts, store.manifest.statistics[split]).watch(batches)
+    if sentinel:
+        contracts = {modality: store.contract(modality).select(inputs.bands[modality], str(store.path))}
+        batches = Sentinel(contracts, store.manifest.statistics[split], store.described(split)).watch(batches)
     for step, batch in enumerate(batches):
         batch = augment(batch.to(device), config.augment)
         labels, unit = _labels(batch), torch.ones_like(batch.labels, dtype=torch.float32)
@@ -174,7 +177,7 @@ def _score(
     network.eval()
     confusion = Confusion(len(store.scheme), device)
     kept: dict[str, list[np.ndarray]] = {}
-    every = max(1, store.manifest.places[split] // max(config.panels, 1))
+    every = max(1, store.places(split) // max(config.panels, 1))
     seen = 0
     for batch in open_rows(store, split=split, batch_size=config.batch_size):
         whole = centre_crop(batch, config.augment.crop)

@@ -9,6 +9,7 @@
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import asdict
 from itertools import islice
@@ -66,12 +67,21 @@ def contracts_for(config: RunConfig, store: PatchStore) -> dict[str, Contract]:
     return found
 
 
+def check_together(config: RunConfig, store: PatchStore, downstream: PatchStore) -> None:
+    """Raises ValueError, listing both sides, unless the encoders can be judged on `downstream`: same product, unit, bands."""
+    for modality, contract in contracts_for(config, store).items():
+        if modality in config.judged_modalities and modality in downstream.contracts:
+            theirs = downstream.contract(modality).select(contract.bands, str(downstream.path))
+            require_same(contract, str(store.path), theirs, str(downstream.path), encoding=False)
+
+
 def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ...]]:
     """The run's plan and the folds held out for validation. Raises ValueError for a store too small for its batch."""
     folds = store.folds("train")
     if len(folds) <= config.data.val_folds:
         raise ValueError(
-            f"data.val_folds={config.data.val_folds}: {store.path} has {len(folds)} folds, and training needs one at least"
+            f"data.val_folds={config.data.val_folds}: {store.path} has {len(folds)} fold{'s' * (len(folds) > 1)}, and "
+            f"training needs one more: validate on fewer, or ingest more locations (or with more --folds)"
         )
     held = tuple(folds[: config.data.val_folds])
     rows = int(store.blocks.rows[select(store.blocks, "train", exclude_folds=held)].sum())
@@ -129,7 +139,7 @@ def run(
         return json.loads((out / "pretraining.json").read_text())
 
     noise = NoiseMeter(config.objective)
-    probes = _probe_data(config, downstream, inputs) if rank == 0 else None
+    probes = _probe_data(config, store, downstream, inputs) if rank == 0 else None
     seen = dict(past.get("metrics", {}))
     began = time.monotonic() - past.get("seconds", 0.0)
 
@@ -157,9 +167,12 @@ def run(
             clean=store.has_clean, seasons=config.objective.smoothing.kind != "none",
         )  # fmt: skip
         if config.data.sentinel:
-            batches = Sentinel(contracts_for(config, store), store.manifest.statistics["train"]).watch(batches)
+            sentinel = Sentinel(
+                contracts_for(config, store), store.manifest.statistics["train"], store.described("train")
+            )
+            batches = sentinel.watch(batches)
         if config.data.journal_rows:
-            batches = journalled(batches, out / "rows", rank, world, training.step)
+            batches = journalled(batches, out / "rows", rank, world, training.step, _attempt(world))
         fit(
             training, batches, plan, config, inputs, classes=classes, device=device, validate=validate,
             at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise,
@@ -177,6 +190,14 @@ def run(
     if rank == 0:
         _finish(training, config, store, inputs, out, result, device)
     return result
+
+
+def _attempt(world: int) -> str:
+    """A name that the ranks of this attempt share."""
+    name = [uuid.uuid4().hex[:12]]
+    if world > 1:
+        dist.broadcast_object_list(name)
+    return name[0]
 
 
 def start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
@@ -210,7 +231,7 @@ def _resume(
     if found is None:
         return {}
     for name, contract in contracts_for(config, store).items():
-        theirs = found.state["contracts"].get(name)
+        theirs = found.state.get("contracts", {}).get(name)
         if theirs is not None:
             require_same(contract, str(store.path), Contract(**theirs), f"the checkpoint {found.path}")
     _same_run(found.state["identity"], _identity(config, store), config, out)
@@ -262,11 +283,12 @@ def _same_run(theirs: dict[str, Any], ours: dict[str, Any], config: RunConfig, o
 
 
 def _probe_data(
-    config: RunConfig, downstream: PatchStore | None, inputs: Inputs
+    config: RunConfig, store: PatchStore, downstream: PatchStore | None, inputs: Inputs
 ) -> tuple[PatchStore, Inputs, dict[str, tuple[list[Batch], list[Batch]]]] | None:
     """Per modality: batches to fit on and, from other folds, batches to score on."""
     if downstream is None:
         return None
+    check_together(config, store, downstream)
     folds = downstream.folds("train")
     if len(folds) < 2:
         return None

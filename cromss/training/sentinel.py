@@ -24,10 +24,14 @@ class Sentinel:
 
     contracts    modality -> what the batches hold
     statistics   modality -> the store's bands, of the split that is read
+    places       how many the statistics come from: those of a live store are a sample with an error of its own
     """
 
-    def __init__(self, contracts: dict[str, Contract], statistics: dict[str, tuple[BandStatistics, ...]]):
-        self._contracts = contracts
+    def __init__(
+        self, contracts: dict[str, Contract], statistics: dict[str, tuple[BandStatistics, ...]], places: int = 2**31
+    ):
+        self._contracts, self._places = contracts, places
+        self._locations: set[str] = set()
         self._bands = {
             name: [next(one for one in statistics[name] if one.band == band) for band in contract.bands]
             for name, contract in contracts.items()
@@ -38,19 +42,23 @@ class Sentinel:
         self.done = not self._bands
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """The same batches. Raises ValueError, listing both sides, when the first ones are not the store's."""
+        """The same batches. Raises ValueError, listing both sides, when the first ones (of a short run: all) are not the
+        store's."""
         source = iter(batches)
         try:
             for batch in source:
                 if not self.done:
                     self.look(batch)
                 yield batch
+            if not self.done and all(self._means.values()):
+                self._judge()
         finally:
             if hasattr(source, "close"):
                 source.close()
 
     def look(self, batch: Batch) -> None:
         """Take a batch into account; the verdict falls after `PATCHES` patches."""
+        self._locations |= {patch.split("/")[0] for patch in batch.ids}
         for name in self._bands:
             for row in range(len(batch)):
                 codes = self._codes(name, batch, row)
@@ -71,27 +79,31 @@ class Sentinel:
         return flat if batch.valid is None else flat[:, batch.valid[row].cpu().numpy().ravel()]
 
     def _judge(self) -> None:
-        lines = []
+        lines, strange = [], []
+        # Tiles of one location, and patches beyond those that were asked for, are no independent draws.
+        draws = min(len(self._locations), PATCHES)
+        errors = _ERRORS * np.sqrt(1 / draws + 1 / self._places)
         for name, bands in self._bands.items():
             means, squares = np.array(self._means[name]), np.array(self._squares[name])
             found, spread = means.mean(axis=0), np.sqrt(np.maximum(squares.mean(axis=0) - means.mean(axis=0) ** 2, 0))
             for band, statistics in enumerate(bands):
                 mean, std = _moments(statistics.histogram)
                 scale = sensor(name).interval([statistics.band])[1][0] / (CODES - 1)
-                tolerance = _ERRORS * min(statistics.patch_std / scale, std) / np.sqrt(len(means)) + _CODES
+                tolerance = errors * min(statistics.patch_std / scale, std) + _CODES
                 flat = spread[band] < _FLAT * std and std > 1
                 if abs(found[band] - mean) > tolerance or flat:
+                    strange.append(str(self._contracts[name]))
                     lines.append(
                         f"{name} {statistics.band}: mean {found[band]:.1f} and spread {spread[band]:.1f} on the axis of "
                         f"0 to 255, the store has {mean:.1f} ± {tolerance:.1f} and {std:.1f}"
                     )
         if lines:
-            contract = next(iter(self._contracts.values()))
+            seen = min(len(means) for means in self._means.values())
+            more = f"; and {len(lines) - 4} more bands" if len(lines) > 4 else ""
             raise ValueError(
-                f"the first {PATCHES} patches are not what the store's statistics say ({'; '.join(lines[:4])}"
-                f"{f'; and {len(lines) - 4} more bands' if len(lines) > 4 else ''}): another unit, offset, scaling or band "
-                f"order? The store says {contract}; look at it with python -m cromss.ingest --pictures, or switch this "
-                f"guard off with data.sentinel=false"
+                f"the first {seen} patches are not what the store's statistics say ({'; '.join(lines[:4])}{more}): another "
+                f"unit, offset, scaling or band order? The store says {'; '.join(dict.fromkeys(strange))}; look at it with "
+                f"python -m cromss.ingest --pictures, or switch this guard off with data.sentinel=false"
             )
 
 

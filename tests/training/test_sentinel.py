@@ -112,3 +112,53 @@ def test_a_pretraining_is_stopped_and_the_guard_can_be_switched_off(worlds, tmp_
         resolve(TINY, {"data": {"sentinel": False}, "optim": {"epochs": 1}}), store, tmp_path / "off"
     )
     assert np.isfinite(result["final"]["train/loss"])
+
+
+def test_a_short_run_is_judged_at_its_end(store):
+    bad = images(lambda image, name: torch.zeros_like(image))
+    plan = Plan(store.blocks, seed=0, epochs=1, batch_size=8, lanes=4)
+    few = list(open_batches(store, plan))[:2]
+    sentinel = Sentinel(store.contracts, store.manifest.statistics["train"])
+    with pytest.raises(ValueError, match="the first 16 patches are not what"):
+        list(sentinel.watch(map(bad, few)))
+    list(Sentinel(store.contracts, store.manifest.statistics["train"]).watch(few))
+
+
+def test_the_message_names_the_modality_that_is_wrong(store):
+    only_s2 = images(lambda image, name: torch.zeros_like(image) if name == "s2" else image)
+    with pytest.raises(ValueError, match=r"s2 B1: .*The store says Sentinel-2 L1C: B1") as error:
+        watched(store, only_s2)
+    assert "Sentinel-1" not in str(error.value)
+
+
+def tiled_batch(rng, locations: int, tiles: int, between: float, within: float):
+    """Tiles whose level is mostly their location's, of a world of codes around 127."""
+    levels = rng.normal(127, between, locations)
+    codes, ids = [], []
+    for location in range(locations):
+        for tile in range(tiles):
+            level = levels[location] + rng.normal(0, within)
+            codes.append(np.clip(rng.normal(level, 10, (1, 16, 16)), 0, 255).astype(np.uint8))
+            ids.append(f"L{location}/0/r0c{tile}")
+    return torch.from_numpy(np.stack(codes)), ids
+
+
+def test_the_tiles_of_a_few_locations_raise_no_false_alarm():
+    """512 tiles of 32 locations are 32 draws, not 512."""
+    from cromss.contract import Contract
+    from cromss.data.patch import Batch
+    from cromss.data.statistics import Counter
+
+    rng = np.random.default_rng(0)
+    contract = Contract.of("s2", ("B2",), "uint8")
+    counter = Counter("s2", ("B2",))
+    world, _ = tiled_batch(rng, 400, 4, between=40, within=5)
+    scale, offset = contract.scale[0], contract.offset[0]
+    for codes in world.numpy():
+        counter.add(codes * np.float32(scale) + np.float32(offset), codes, None)
+    statistics = {"s2": counter.tally().finish()}
+    for _ in range(200):
+        codes, ids = tiled_batch(rng, 32, 16, between=40, within=5)
+        blank = torch.zeros(len(ids), dtype=torch.int64)
+        batch = Batch({"s2": codes}, {"s2": ("B2",)}, codes[:, 0], ids, blank, blank)
+        Sentinel({"s2": contract}, statistics).look(batch)
