@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from cromss.cli import verb
 from cromss.data.ingestion import Ingest, Summary, ingest
 from cromss.data.live_index import index
 from cromss.data.progress import clock
@@ -43,13 +44,10 @@ class _Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; see {self.prog} --help")
 
 
+@verb
 def main(argv: Sequence[str] | None = None) -> int:
-    """0 done; 1 nothing could be ingested, the store is damaged, or test tiles leaked; 2 wrong arguments."""
-    try:
-        return _run(vars(_parser().parse_args(argv)))
-    except ValueError as error:
-        print(f"cromss ingest: {error}", file=sys.stderr)
-        return 2
+    """0 done; 1 nothing could be ingested, the store is damaged, or test tiles leaked; 2 wrong arguments; 130 stopped."""
+    return _run(vars(_parser().parse_args(argv)))
 
 
 def _run(given: dict[str, Any]) -> int:
@@ -99,7 +97,10 @@ def _verify(store: str, given: dict[str, Any]) -> int:
     opened = PatchStore.open(store, check=False)
     if opened.manifest.kind == "live":
         lost = opened.damaged(content=True)
-        print("\n".join(map(str, lost)) or f"{opened.folder}: all files and headers are as they were indexed")
+        print(
+            "\n".join(map(str, lost))
+            or f"{opened.folder}: all files and headers are as they were indexed; pixels are looked at when they are read"
+        )
         return 1 if lost else 0
     faults = opened.damaged(content=True, progress=_reading(opened))
     if not faults:
@@ -128,7 +129,7 @@ def _pictures(store: str, given: dict[str, Any]) -> int:
 
     if "out" not in given:
         raise ValueError("--pictures STORE: where shall they go? add --out DIR")
-    for path in portrait(PatchStore.open(store), given["out"], given.get("seed", 0)):
+    for path in portrait(PatchStore.open(store), given["out"]):
         print(path)
     return 0
 
@@ -193,13 +194,14 @@ def _parser() -> _Parser:
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
-    parser.add_argument("--describe", metavar="STORE", help="print what is in a store")
-    parser.add_argument("--verify", metavar="STORE", help="compare every byte of a store with its manifest")
-    parser.add_argument("--repair", metavar="STORE", help="write the damaged shards of a store again, from its source")
-    parser.add_argument(
+    actions = parser.add_mutually_exclusive_group()
+    actions.add_argument("--describe", metavar="STORE", help="print what is in a store")
+    actions.add_argument("--verify", metavar="STORE", help="compare every byte of a store with its manifest")
+    actions.add_argument("--repair", metavar="STORE", help="write the damaged shards of a store again, from its source")
+    actions.add_argument(
         "--pictures", metavar="STORE", help="classes by season, histograms, map and patches as PNGs in --out"
     )
-    parser.add_argument(
+    actions.add_argument(
         "--leakage", metavar="STORE", nargs=2, help="PRETRAINING DOWNSTREAM: test tiles on or near pretraining ground, and "
         "near-duplicate pixels; exit 1 where there are any"
     )  # fmt: skip
@@ -237,7 +239,8 @@ def _options(parser: argparse.ArgumentParser, layout: type[Source]) -> None:
             nested.append(name)
             continue
         option = "--" + name.replace("_", "-")
-        described = f"{info.description or ''} (default {info.default})".strip().replace("%", "%%")
+        default = f" (default {info.default})" if info.default not in (None, "") else ""
+        described = f"{info.description or ''}{default}".strip().replace("%", "%%")
         if info.annotation is bool:
             parser.add_argument(
                 option, action=argparse.BooleanOptionalAction, help=described, default=argparse.SUPPRESS
@@ -259,7 +262,8 @@ def _count(text: str) -> int:
 def _metavar(info: Any) -> str:
     if typing.get_origin(info.annotation) is Literal:
         return "|".join(typing.get_args(info.annotation))
-    return {int: "N", float: "X", Path: "PATH"}.get(type(info.default), "VALUE" if info.default is not None else "N")
+    kinds = [kind for kind in typing.get_args(info.annotation) or (info.annotation,) if kind is not type(None)]
+    return {int: "N", float: "X", Path: "PATH"}.get(kinds[0], "VALUE")
 
 
 if __name__ == "__main__":

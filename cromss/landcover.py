@@ -40,7 +40,8 @@ class Scheme:
             strange = sorted(set(np.unique(values[~known]).tolist()))[:8]
             raise ValueError(
                 f"label values {strange} are outside the scheme {self.name!r}: it knows "
-                f"{sorted(self.codes)} and, unlabelled, {sorted(self.unlabelled)}"
+                f"{sorted(self.codes)} and, unlabelled, {sorted(self.unlabelled)}; are these labels of another scheme "
+                f"(--scheme, where the layout has it: {', '.join(SCHEMES)})?"
             )
         return out
 

@@ -231,7 +231,7 @@ def _track(out: Path, config: RunConfig, data: str, result: dict[str, Any]) -> N
 
     record = {"key": "pretrain", "arm": "pretraining", "seed": config.seed, "status": "done", "command": command_line(),
               "config": config.model_dump(mode="json"), "final": result["final"], "noise": result["noise"],
-              "seconds": result["seconds"], "pretraining": result}  # fmt: skip
+              "seconds": result["seconds"], "pretraining": result, "data": str(Folder.of(data))}  # fmt: skip
     write_json(out / "trial.json", record)
     Sink(out).sync(final=True)
     lost = [Lost(**one) for one in result["quarantined"]]

@@ -16,6 +16,7 @@ from typing import Any
 
 from cromss.cli import command_line, verb
 from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.data.overlap import overlap, warning
 from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
 from cromss.files import Folder
@@ -24,7 +25,6 @@ from cromss.portrait import sketch
 from cromss.pretrain import QUARANTINE
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
-from cromss.trials.overlap import overlap, warning
 from cromss.trials.progress import Progress
 from cromss.trials.resources import budget
 from cromss.trials.schedule import CONFIRMED, run, search

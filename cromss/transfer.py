@@ -4,6 +4,7 @@ The paper's protocol: Sentinel-1 and Sentinel-2 apart, encoder frozen and fine-t
 """
 
 import argparse
+import contextlib
 import itertools
 import sys
 from collections.abc import Iterator
@@ -92,6 +93,29 @@ def check_downstream(config: RunConfig, store: PatchStore) -> None:
             )
 
 
+def check_encoders(encoders: dict[str, Path | None], store: PatchStore) -> None:
+    """Hold the cards of pretrained encoders against the store. Raises ValueError listing both sides."""
+    from cromss.networks.encoders import load_card
+    from cromss.training.downstream import fed
+
+    for modality, path in encoders.items():
+        if path is not None:
+            card = load_card(path)
+            fed(store, modality, card.bands, card.scaling, card.contract, str(path))
+
+
+def _warn_of_leaks(encoders: list[str], store: PatchStore, protocol: str) -> None:
+    """Say so when the test tiles lie on what a run of ours was pretrained on, where its store can still be read."""
+    from cromss.data.overlap import overlap, warning
+    from cromss.journal import read_json
+
+    for folder in encoders:
+        data = (read_json(Path(folder) / "trial.json") or {}).get("data")
+        with contextlib.suppress(ValueError, OSError):
+            if data and (seen := overlap(PatchStore.open(data, check=False), store, protocol))["shared"]:
+                print(warning(seen), flush=True)
+
+
 def judge_all(
     config: RunConfig, folder: Path, downstream: str | Path, *, key: str, cpus: float, gpus: float, together: int
 ) -> Iterator[dict[str, Any]]:
@@ -111,7 +135,12 @@ def judge_all(
         while waiting and len(flying) < together:
             flying.append(task.remote(*waiting.pop(0)))
         done, flying = ray.wait(flying, num_returns=1)
-        yield ray.get(done[0])
+        try:
+            yield ray.get(done[0])
+        except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, (ValueError, FloatingPointError)):  # a mistake, told without Ray's traceback
+                raise type(error.cause)(str(error.cause).splitlines()[0]) from None
+            raise
 
 
 def judge_here(config: RunConfig, folder: Path, downstream: str | Path, *, key: str) -> list[dict[str, Any]]:
@@ -174,8 +203,10 @@ def main(argv: list[str] | None = None) -> int:
     if not (args.encoder and args.downstream and args.out):
         raise ValueError("--encoder CKPT|random, --downstream STORE and --out DIR are needed")
     out = writable(args.out)
-    check_downstream(config, PatchStore.open(args.downstream))
-    encoders_of(config, out)
+    store = PatchStore.open(args.downstream, cache=config.data.cache)
+    check_downstream(config, store)
+    check_encoders(encoders_of(config, out), store)
+    _warn_of_leaks(args.encoder, store, config.transfer.protocol.kind)
     connect()
     import ray
 

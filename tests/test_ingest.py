@@ -271,6 +271,28 @@ def test_nothing_usable_is_exit_1_with_the_reasons_and_leaves_no_store(tmp_path,
     assert not (tmp_path / "store").exists()
 
 
+@pytest.mark.parametrize("live", [[], ["--live"]])
+def test_nothing_usable_leaves_alone_what_somebody_put_there(tmp_path, monkeypatch, live):
+    def fails(self, location):
+        (tmp_path / "store" / "notes.txt").touch()
+        yield Skipped(location.id, "no good")
+
+    monkeypatch.setattr("cromss.data.synthetic.SyntheticEarth.read", fails)
+    assert main(["synthetic", str(tmp_path / "store"), "--places", "2", *live]) == 1
+    assert [path.name for path in (tmp_path / "store").iterdir()] == ["notes.txt"]
+
+
+def test_ctrl_c_is_no_crash(tmp_path, capsys, monkeypatch):
+    def interrupted(self, location):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cromss.data.synthetic.SyntheticEarth.read", interrupted)
+    assert main(["synthetic", str(tmp_path / "store"), "--places", "2"]) == 130
+    assert capsys.readouterr().err == (
+        "interrupted; the same command (a sweep: with --resume) goes on from what is there\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -289,6 +311,8 @@ def test_nothing_usable_is_exit_1_with_the_reasons_and_leaves_no_store(tmp_path,
         (["geotiff", "{tree}", "{file}/store"], "cannot be written"),
         (["--describe", "{empty}"], "empty"),
         (["--verify", "{empty}"], "empty"),
+        (["--verify", "{empty}", "--repair", "{empty}"], "--repair: not allowed with argument --verify"),
+        (["--leakage", "{empty}", "{empty}", "--describe", "{empty}"], "not allowed with argument --leakage"),
     ],
 )
 def test_wrong_arguments_are_exit_2_and_one_line(tmp_path, capsys, arguments, message):

@@ -199,7 +199,7 @@ def test_what_is_clipped_is_said_and_does_not_dwarf_the_rest():
     )
     figure = histograms({"train": {"s2": (band,)}}, {"s2": physical("s2", ("B4",))})
     axes = panels(figure)["B4"]
-    assert {text.get_text() for text in axes.texts} == {"50 % clipped", "30 % clipped"}
+    assert {text.get_text() for text in axes.texts} == {"50 % beyond", "30 % beyond"}
     assert axes.get_ylim()[1] < 40  # the bin of 100 and 101 holds 20 %
 
 

@@ -108,3 +108,29 @@ def test_a_store_without_a_test_split_is_refused_with_the_remedy(ray_session, wo
     arguments = ["--downstream", str(worlds[0]), "--out", str(tmp_path), "--config", settings]
     assert transfer(["--encoder", "random", *arguments]) == 2
     assert "has no split 'test'" in capsys.readouterr().err
+
+
+def test_an_encoder_of_other_bands_is_refused_before_ray_is_asked(pretrained, tmp_path, capsys, monkeypatch):
+    from cromss.data.ingestion import Ingest, ingest
+    from cromss.data.synthetic import SyntheticEarth
+
+    earth = SyntheticEarth(places=28, size=32, train=4, test=2, downstream=True)
+    ingest(earth, tmp_path / "three", Ingest(bands="3"))
+    monkeypatch.setattr("cromss.transfer.judge_all", lambda *_, **__: pytest.fail("started"))
+    out = ["--out", str(tmp_path / "out")]
+    assert transfer(["--encoder", str(pretrained), "--downstream", str(tmp_path / "three"), *out]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "the s2 encoder reads B1, B2, " in line
+    assert "and holds B4, B3, B2: ingest the downstream set with these bands" in line
+
+
+def test_a_transfer_says_when_the_test_tiles_were_pretrained_on(
+    pretrained, worlds, settings, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("cromss.transfer.check_downstream", lambda *_: None)
+    monkeypatch.setattr("cromss.transfer.judge_all", lambda *_, **__: iter(()))
+    monkeypatch.setattr("cromss.transfer._table", lambda results: "")
+    arguments = ["--downstream", str(worlds[0]), "--out", str(tmp_path / "out"), "--config", settings]
+    two_fold = ["--set", "transfer.protocol.kind=two_fold"]
+    assert transfer(["--encoder", str(pretrained), *arguments, *two_fold]) == 0
+    assert "downstream test tiles lie on pretraining tiles" in capsys.readouterr().out

@@ -9,12 +9,12 @@ import pytest
 from rasterio.warp import transform_bounds
 from tiny import TINY
 
+from cromss.data.overlap import overlap, warning
 from cromss.data.store import PatchStore
 from cromss.ingest import main as ingest
 from cromss.landcover import TERRAMESH
 from cromss.settings import overlay
 from cromss.sweep import sweep
-from cromss.trials.overlap import overlap, warning
 from cromss.trials.space import Space, grid
 
 ARMS = Space("arms", "Does it run on real land?", {}, {"arm": grid("random", "CromSS-midF")}, "", 1)

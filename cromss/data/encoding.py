@@ -24,19 +24,25 @@ class RowEncoder:
     def check(self, patch: Patch) -> None:
         """Raises ValueError, naming both sides, when a patch does not fit the store."""
         size = self.layout.size
-        if missing := self._contracts.keys() - patch.images.keys():
-            raise ValueError(f"{patch.patch_id}: has no {', '.join(sorted(missing))}")
+        self.check_contracts(patch, patch.patch_id)
         for name, contract in self._contracts.items():
-            brought = patch.contracts.get(name)
-            if brought is None:
-                raise ValueError(f"{patch.patch_id}: does not say which bands its {name} has")
-            require_same(contract, "the store", brought, patch.patch_id, encoding=False)
             expected = (len(contract.bands), *size)
             if patch.images[name].shape != expected:
                 raise ValueError(f"{patch.patch_id}: {name} is {patch.images[name].shape}, this store holds {expected}")
         for what in (patch.label, patch.clean, patch.valid):
             if what is not None and what.shape != size:
                 raise ValueError(f"{patch.patch_id}: a map of {what.shape}, this store holds {size}")
+
+    def check_contracts(self, patch: Patch, owner: str) -> None:
+        """Raises ValueError, naming the store and `owner`, when a patch of any size lacks a modality, or holds another
+        product, unit or bands."""
+        if missing := self._contracts.keys() - patch.images.keys():
+            raise ValueError(f"{owner} has no {', '.join(sorted(missing))}")
+        for name, contract in self._contracts.items():
+            brought = patch.contracts.get(name)
+            if brought is None:
+                raise ValueError(f"{owner} does not say which bands its {name} has")
+            require_same(contract, "the store", brought, owner, encoding=False)
 
     def row(self, patch: Patch, split: str, fold: int, columns: Iterable[str] | None = None) -> dict[str, Any]:
         """Column -> value, all but `slot`; of the cells only those among `columns`, where they are given."""

@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from cromss.data.admission import admitted
 from cromss.data.cache import CacheConfig
+from cromss.data.chunks import Ingest
 from cromss.data.encoding import RowEncoder
-from cromss.data.ingestion import Ingest, admitted
 from cromss.data.live_index import INDEX, SCHEMA, stamp, unpacked
 from cromss.data.manifest import Manifest
 from cromss.data.patch import Patch
@@ -34,7 +35,10 @@ from cromss.settings import validate
 
 CHECKED = 4096  # locations whose files are looked at when the store is opened
 LOOKERS = 8  # threads that look at them
-REMEDY = "index it again into a new folder: python -m cromss.ingest {1} SRC STORE --live (--exclude ID leaves a location out)"
+REMEDY = (
+    "index it again into a new folder: python -m cromss.ingest {1} SRC STORE --live (--exclude ID leaves a location out), "
+    "or train without what is gone: data.quarantine=true"
+)
 
 # What the index tells without a file being opened.
 _TOLD = {"patch_id", "location_id", "tile", "acquisition", "slot", "split", "fold", "crs", "transform", "lon", "lat"}

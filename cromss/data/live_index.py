@@ -7,6 +7,7 @@ Order, folds, blocks and slots are those that `ingest` gives the same source wit
 be unusable is skipped and named; so is what is found in the sample, the only pixels that are looked at.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -21,23 +22,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from cromss.data.ingestion import (
-    Chunk,
-    Ingest,
-    Summary,
-    admitted,
-    bands_of,
-    encoding_of,
-    misfit,
-    plan_chunks,
-    products_of,
-    provenance,
-)
+from cromss.data.admission import admitted, bands_of, encoding_of, misfit, of_the_store, products_of
+from cromss.data.chunks import Chunk, Ingest, plan_chunks
+from cromss.data.encoding import RowEncoder
+from cromss.data.ingestion import Summary
 from cromss.data.manifest import Layout, Manifest, write_manifest
 from cromss.data.patch import Patch, trainable
 from cromss.data.progress import Progress
-from cromss.data.sources.base import Location, Skipped, Source, Survey
+from cromss.data.sources.base import Location, Skipped, Source, Survey, absolute, require_text
 from cromss.data.tiling import Tile, crop, tiles
+from cromss.data.underway import provenance
 from cromss.data.writer import Census, Waiting, claim, counted
 from cromss.files import Folder, fault
 from cromss.sensors import SENTINEL1
@@ -110,16 +104,9 @@ def index(
             _write(folder, content, summary.manifest)
             return summary
     if folder.local:
-        folder.local.rmdir()
+        with contextlib.suppress(OSError):  # somebody has put something there
+            folder.local.rmdir()
     return summary
-
-
-def absolute(source: Source) -> Source:
-    """The source with absolute paths: it is read from other folders and on other machines."""
-    paths = {
-        name: value.absolute() for name in type(source).model_fields if isinstance(value := getattr(source, name), Path)
-    }
-    return source.model_copy(update=paths)
 
 
 def stamp(source: Source, location: Location, acquisitions: Sequence[str]) -> tuple[int, str]:
@@ -157,12 +144,15 @@ def _survey(source: Source, location: Location) -> Found | list[Skipped]:
     packed(source, location)  # before anything is read: whether the index can hold it is the layout's doing
     try:
         survey = source.survey(location)
-        return Found(location, survey, *stamp(source, location, survey.acquisitions))
+        found = Found(location, survey, *stamp(source, location, survey.acquisitions))
     except (ValueError, OSError):
         try:  # by name: ingest would skip each acquisition for its own reason
             return [one for one in source.read(location) if isinstance(one, Skipped)]
         except (ValueError, OSError) as error:
             return [Skipped(location.id, str(error))]
+    for acquisition in survey.acquisitions:
+        require_text(location.id, acquisition)
+    return found
 
 
 def _layout(source: Source, config: Ingest, found: dict[str, Found]) -> Layout | None:
@@ -201,14 +191,14 @@ def _sampled(
 ) -> tuple[Census, dict[str, Any]]:
     """Statistics of some places of each split, whose pixels are decoded; acquisitions that turn out to be unusable leave
     `found`."""
-    census, looked, untrainable = Census(layout), Counter(), 0
+    census, looked, untrainable, encoder = Census(layout), Counter(), 0, RowEncoder(layout)
     rng = np.random.default_rng([config.seed, 0])
     for split in sorted({one.location.split for one in found.values()}):
         members = [name for name, one in found.items() if one.location.split == split]
         for name in (members[number] for number in rng.permutation(len(members))):
             if looked[split] == SAMPLE:
                 break
-            by_tile, faults = _decoded(source, config, layout, found[name], summary.offsets)
+            by_tile, faults = _decoded(source, config, encoder, found[name], summary.offsets)
             if faults:
                 summary.skipped += faults
                 _without(source, found, name, {one.name.removeprefix(f"{name}/") for one in faults})
@@ -222,7 +212,7 @@ def _sampled(
 
 
 def _decoded(
-    source: Source, config: Ingest, layout: Layout, found: Found, offsets: Counter
+    source: Source, config: Ingest, encoder: RowEncoder, found: Found, offsets: Counter
 ) -> tuple[list[list[Patch]], list[Skipped]]:
     """The tiles of a location, all acquisitions of one tile together, and what cannot be used of it."""
     by_tile: dict[Tile, list[Patch]] = {}
@@ -233,6 +223,7 @@ def _decoded(
             continue
         try:
             patch = admitted(one, source, config)
+            of_the_store(patch, encoder)
             parts = _tiles(patch.size, config)
         except ValueError as error:
             faults.append(Skipped(one.patch_id, str(error)))
@@ -240,7 +231,7 @@ def _decoded(
         if "s2_offset" in patch.notes:
             offsets[patch.notes["s2_offset"]] += 1
         for part in parts:
-            if part.window[2:] == layout.size:
+            if part.window[2:] == encoder.layout.size:
                 by_tile.setdefault(part, []).append(crop(patch, part))
     return list(by_tile.values()), faults
 

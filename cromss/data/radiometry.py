@@ -148,6 +148,12 @@ def check_backscatter(vv: np.ndarray, vh: np.ndarray, *, order_known: bool, unit
         )
 
 
+def check_power(pixels: np.ndarray) -> None:
+    """Raises ValueError when values (where there is data) that are said to be linear power cannot be: power is positive."""
+    if pixels.size and (pixels < 0).mean() > 0.5:
+        raise ValueError("s1 is mostly negative: dB, not linear power; leave --s1-unit out")
+
+
 def decibel(power: np.ndarray) -> np.ndarray:
     """Linear power to dB, float32; 0 and below become NaN: no data."""
     power = power.astype(np.float32)

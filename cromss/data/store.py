@@ -33,7 +33,10 @@ from cromss.files import Folder, fault, unavailable
 __all__ = ["Blocks", "Lost", "PatchStore", "StoreWriter"]
 
 OPEN_SHARDS = 64  # file handles a thread keeps
-REMEDY = "list every damaged shard with python -m cromss.ingest --verify {0}, write them again with --repair {0}"
+REMEDY = (
+    "list every damaged shard with python -m cromss.ingest --verify {0}, write them again with --repair {0}, or train without "
+    "what is damaged: data.quarantine=true"
+)
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,7 @@ class PatchStore:
         store = cls(folder, manifest, without=without, cache=cache)
         if check and (damage := store.damaged()):
             more = f" (and {len(damage) - 1} more)" if len(damage) > 1 else ""
-            raise ValueError(
-                f"{folder}: shard {damage[0].shard} {damage[0].reason}{more}; {store.remedy}, or train without "
-                f"what is damaged: data.quarantine=true"
-            )
+            raise ValueError(f"{folder}: shard {damage[0].shard} {damage[0].reason}{more}; {store.remedy}")
         return store
 
     @property

@@ -3,8 +3,10 @@
 A shard is written by one process from its own places alone, so shards can be written anywhere, in any order, again.
 """
 
+import contextlib
+import socket
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -149,30 +151,37 @@ class ShardWriter:
         self.end_fold()
         shard = None
         if self._writer is not None:
-            self._writer.close()
             rows = sum(n * places for n, places, _, _ in self._blocks)
-            shard = Shard(
-                path=self.name, rows=rows, bytes=self.bytes, sha256=sha256(self.file), blocks=tuple(self._blocks)
-            )
+            with self._writing():
+                self._writer.close()
+                shard = Shard(
+                    path=self.name, rows=rows, bytes=self.bytes, sha256=sha256(self.file), blocks=tuple(self._blocks)
+                )
         return self._census.part(shard)
 
     def abandon(self) -> None:
         """Close the file without finishing it."""
         if self._writer is not None:
-            self._writer.close()
+            with contextlib.suppress(OSError):  # on a full disk the footer fails as the pixels did
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise ValueError(
+                f"{self.file}: cannot be written ({fault(error)}); free some space or choose another"
+            ) from None
 
     def _write_block(self, key: BlockKey, places: list[list[dict]]) -> None:
         n, split, fold = key
-        try:
+        with self._writing():
             if self._writer is None:
                 self._open()
             for slot in range(n):
                 rows = [place[(slot + i) % n] | {"slot": slot} for i, place in enumerate(places)]
                 self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema), row_group_size=len(rows))
-        except OSError as error:
-            raise ValueError(
-                f"{self.file}: cannot be written ({fault(error)}); free some space or choose another"
-            ) from None
         self._blocks.append((n, len(places), split, fold))
 
     def _open(self) -> None:
@@ -320,8 +329,15 @@ def shard_name(number: int) -> str:
 
 
 def aside(folder: Folder) -> tempfile.TemporaryDirectory:
-    """Where a shard is written before it is brought to `folder`: in the folder itself where that is local."""
-    return tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder.local, ignore_cleanup_errors=True)
+    """Where a shard is written before it is brought to `folder`: in the folder itself where that is local. Raises
+    ValueError when it cannot be made."""
+    try:
+        return tempfile.TemporaryDirectory(prefix=ASIDE, dir=folder.local, ignore_cleanup_errors=True)
+    except OSError as error:
+        raise ValueError(
+            f"{folder}: cannot be written on {socket.gethostname()} ({fault(error)}); free some space, or name a folder "
+            "that all nodes share, or a bucket"
+        ) from None
 
 
 def claim(folder: Folder) -> None:

@@ -126,9 +126,26 @@ def save_encoder(path: str | Path, encoder: nn.Module, card: EncoderCard) -> Non
 def load_encoder(path: str | Path) -> tuple[State, EncoderCard]:
     """(state, card) of a file that `save_encoder` wrote. Raises ValueError for any other file."""
     state, metadata = _read_safetensors(Path(path))
+    return state, _card(Path(path), metadata)
+
+
+def load_card(path: str | Path) -> EncoderCard:
+    """The card alone, without the weights. Raises ValueError as `load_encoder`."""
+    path = Path(path)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise ValueError(f"{path}: no such file") from None
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"{path}: cannot be read as safetensors ({error})") from None
+    return _card(path, metadata)
+
+
+def _card(path: Path, metadata: dict[str, str]) -> EncoderCard:
     if "card" not in metadata:
         raise ValueError(f"{path}: has no encoder card, so its bands and scaling are unknown; import it and state them")
-    return state, EncoderCard.model_validate_json(metadata["card"])
+    return EncoderCard.model_validate_json(metadata["card"])
 
 
 # --- other people's files ---------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def _histogram(
         highest = max(highest, inner if inner > 0 else share.max())
         for side, code in (("left", 0), ("right", 255)):
             if (clipped := 100 * counts[code] / max(counts.sum(), 1)) >= 1:
-                axes.text(0.03 if side == "left" else 0.97, 0.93 - 0.14 * number, f"{clipped:.0f} % clipped",
+                axes.text(0.03 if side == "left" else 0.97, 0.93 - 0.14 * number, f"{clipped:.0f} % beyond",
                           transform=axes.transAxes, ha=side, va="top", size=6.5, color=colours[split])  # fmt: skip
     axes.set(xlim=(0, 256), ylim=(0, (1.2 + 0.14 * len(bands)) * highest))
     beneath = {"transform": axes.get_xaxis_transform(), "clip_on": False}

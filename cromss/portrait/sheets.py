@@ -32,12 +32,24 @@ class Card:
 
 
 def chosen(store: PatchStore, count: int, seed: int) -> list[Patch]:
-    """Random patches of distinct places, from every split by its share, at least one."""
+    """Random patches of distinct places, from every split by its share, at least one; of as many locations as possible."""
     total = sum(store.places(split) for split in store.splits)
     first, *others = ordered(store.splits)
     wanted = {split: max(1, round(count * store.places(split) / total)) for split in others}
     wanted = {first: max(1, count - sum(wanted.values())), **wanted}
-    return [patch for split, number in wanted.items() for patch in store.sample(number, split, seed)]
+    return [
+        patch for split, number in wanted.items() for patch in _varied(store.sample(4 * number, split, seed), number)
+    ]
+
+
+def _varied(patches: list[Patch], count: int) -> list[Patch]:
+    """`count` of the patches: one of every location before a second of any."""
+    rounds: dict[str, int] = {}
+    ranked = []
+    for number, patch in enumerate(patches):
+        rounds[patch.location_id] = rounds.get(patch.location_id, 0) + 1
+        ranked.append((rounds[patch.location_id], number))
+    return [patches[number] for _, number in sorted(ranked)[:count]]
 
 
 @styled

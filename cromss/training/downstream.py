@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from cromss.config import TransferConfig
-from cromss.contract import drift, require_same
+from cromss.contract import Contract, drift, require_same
 from cromss.data.augment import augment, centre_crop
 from cromss.data.patch import Batch
 from cromss.data.plan import Plan
@@ -59,14 +59,11 @@ def judge(
     began, device = time.monotonic(), torch.device(device)
     seed = seed * 1000 + repeat
     state = None
+    contract = None
     if encoder is not None:
         state, card = load_encoder(encoder)
-        architecture, scaling, bands = card.architecture, card.scaling, card.bands
-    inputs = _inputs(store, modality, bands, scaling)
-    ours = store.contract(modality).select(inputs.bands[modality], str(store.path))
-    theirs = card.contract if encoder is not None else None
-    if theirs is not None:
-        require_same(ours, str(store.path), theirs, f"the encoder {encoder}", encoding=False)
+        architecture, scaling, bands, contract = card.architecture, card.scaling, card.bands, card.contract
+    inputs, ours = fed(store, modality, bands, scaling, contract, str(encoder))
     pairs = [("train", "test")] if config.protocol.kind == "holdout" else [("train", "test"), ("test", "train")]
     confusion = np.zeros((len(store.scheme),) * 2, np.int64)
     pictures: list[dict[str, np.ndarray]] = []
@@ -83,7 +80,7 @@ def judge(
         pictures.append(shown)
     result = _result(confusion, store, config, modality, mode, repeat) | {
         "seconds": time.monotonic() - began,
-        "drift": drift(ours, theirs) if theirs is not None else [],
+        "drift": drift(ours, contract) if contract is not None else [],
     }
     out.mkdir(parents=True, exist_ok=True)
     if config.panels and pictures[0]:
@@ -95,9 +92,14 @@ def judge(
     return result
 
 
-def _inputs(store: PatchStore, modality: str, bands: tuple[str, ...] | None, scaling: Scaling) -> Inputs:
+def fed(
+    store: PatchStore, modality: str, bands: tuple[str, ...] | None, scaling: Scaling, contract: Contract | None, owner: str
+) -> tuple[Inputs, Contract]:  # fmt: skip
+    """What an encoder is fed with, and what that means in this store. `bands` None = the store's; `contract` = of the data
+    that the encoder `owner` was trained on, where that is known. Raises ValueError, listing both sides, where they do not
+    fit."""
     bands = bands or store.contract(modality).bands
-    if missing := [band for band in bands if band not in store.bands[modality]]:
+    if missing := [band for band in bands if band not in store.contract(modality).bands]:
         raise ValueError(
             f"the {modality} encoder reads {', '.join(bands)}; {store.path} lacks {', '.join(missing)} and holds "
             f"{', '.join(store.bands[modality])}: ingest the downstream set with these bands, or pretrain on a subset "
@@ -108,7 +110,10 @@ def _inputs(store: PatchStore, modality: str, bands: tuple[str, ...] | None, sca
             f"the {modality} encoder reads {scaling.kind} input, which needs raw pixels; {store.path} is {store.encoding}: "
             f"ingest it with --encoding raw"
         )
-    return Inputs({modality: tuple(bands)}, store.encoding, scaling)
+    ours = store.contract(modality).select(bands, str(store.path))
+    if contract is not None:
+        require_same(ours, str(store.path), contract, f"the encoder {owner}", encoding=False)
+    return Inputs({modality: tuple(bands)}, store.encoding, scaling), ours
 
 
 def _network(

@@ -36,6 +36,8 @@ from cromss.training.probe import probe
 from cromss.training.rows import journalled
 from cromss.training.sentinel import Sentinel
 
+FEW = 8  # places: a validation loss of fewer says little
+
 Journal = Callable[[int, dict[str, float], float], None]  # (step, metrics, epoch)
 Report = Callable[[dict[str, float]], None]  # called by every rank after every epoch with a probe, and at the end
 
@@ -138,6 +140,8 @@ def run(
     if training.step >= plan.steps and (out / "pretraining.json").exists():
         return json.loads((out / "pretraining.json").read_text())
 
+    if rank == 0:
+        say(_plan_line(plan, held, store))
     noise = NoiseMeter(config.objective)
     probes = _probe_data(config, store, downstream, inputs) if rank == 0 else None
     seen = dict(past.get("metrics", {}))
@@ -190,6 +194,17 @@ def run(
     if rank == 0:
         _finish(training, config, store, inputs, out, result, device)
     return result
+
+
+def _plan_line(plan: Plan, held: tuple[int, ...], store: PatchStore) -> str:
+    """Who trains, who validates, what the last step leaves over."""
+    validating = int(store.blocks.rows[select(store.blocks, "train", folds=held)].sum())
+    few = "; too few to steer a schedule by: more data.val_folds, or fewer --folds" if validating < FEW else ""
+    left = f"; the last {plan.dropped:,} rows of the run fill no step" if plan.dropped else ""
+    return (
+        f"{plan.rows:,} places train, {plan.steps:,} steps of {plan.batch_size}{left}; {validating:,} validate "
+        f"(fold {', '.join(map(str, held))} of {len(store.folds('train'))}){few}"
+    )
 
 
 def _attempt(world: int) -> str:

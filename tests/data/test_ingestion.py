@@ -1,21 +1,29 @@
 """A store does not depend on who wrote it, in how many pieces, or how often it was stopped."""
 
+import errno
 import os
+import resource
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from trees import geotiff_tree
+from trees import geotiff_tree, ssl4eo_tree
 
 from cromss.data.ingestion import Ingest, ingest, plan_chunks
+from cromss.data.live_index import index
 from cromss.data.repair import repair
 from cromss.data.sources.geotiff import GeoTiffTree
+from cromss.data.sources.ssl4eo import Ssl4eo
 from cromss.data.store import PatchStore
 from cromss.data.synthetic import SyntheticEarth
+from cromss.files import Folder
 from cromss.ingest import main
 
 EARTH = SyntheticEarth(places=70, size=32, seasons=2)
@@ -127,6 +135,268 @@ def test_a_chunk_without_a_usable_patch_leaves_no_shard_and_no_gap(tmp_path):
     assert len(summary.skipped) == 16
 
 
+# --- where the source lies ----------------------------------------------------------------------------------------------
+
+
+def test_the_manifest_names_the_source_absolutely_so_that_it_can_be_repaired_from_elsewhere(tmp_path, monkeypatch):
+    geotiff_tree(tmp_path / "tree", locations=4, seasons=1, size=(16, 16))
+    monkeypatch.chdir(tmp_path)
+    ingest(GeoTiffTree(path="tree"), "store", CONFIG)
+    before = files(tmp_path / "store")
+    assert PatchStore.open("store").manifest.source["layout"]["path"] == str(tmp_path / "tree")
+    (tmp_path / "store" / "shard-00000.parquet").unlink()
+    monkeypatch.chdir("/")
+    assert repair(PatchStore.open(tmp_path / "store", check=False)) == ["shard-00000.parquet"]
+    assert files(tmp_path / "store") == before
+
+
+def test_every_path_of_a_source_is_kept_absolute(tmp_path, monkeypatch):
+    ssl4eo_tree(tmp_path / "tree", ids=1, seasons=1)
+    (tmp_path / "tree" / "dw_noisy_labels").rename(tmp_path / "labels")
+    (tmp_path / "ids.csv").write_text("0000000,20200120T100000_T32UPU\n")
+    monkeypatch.chdir(tmp_path)
+    summary = ingest(Ssl4eo(path="tree", labels="labels", ids="ids.csv"), "store")
+    kept = summary.manifest.source["layout"]
+    assert [kept[name] for name in ("path", "labels", "ids")] == [
+        str(tmp_path / name) for name in ("tree", "labels", "ids.csv")
+    ]
+
+
+@pytest.mark.parametrize("what", ["path", "labels"])
+@pytest.mark.parametrize("mount", [False, True])
+def test_a_node_that_does_not_see_the_source_says_so_and_skips_nothing(tmp_path, what, mount):
+    ssl4eo_tree(tmp_path / "tree", ids=2, seasons=1)
+    shutil.move(tmp_path / "tree" / "dw_noisy_labels", tmp_path / "labels")
+    source, away = Ssl4eo(path=tmp_path / "tree", labels=tmp_path / "labels"), tmp_path / "away"
+
+    def unmounted(chunks: int) -> int:
+        getattr(source, what).rename(away)
+        if mount:
+            getattr(source, what).mkdir()
+        return 0
+
+    with pytest.raises(
+        ValueError, match=f"not seen by node {socket.gethostname()}; name a folder that all nodes share"
+    ):
+        ingest(source, tmp_path / "store", workers=unmounted)
+    away.replace(getattr(source, what))
+    assert ingest(source, tmp_path / "store").skipped == []
+
+
+def test_a_mount_that_is_lost_in_the_middle_of_a_chunk_skips_nothing(tmp_path, monkeypatch):
+    root = geotiff_tree(tmp_path / "tree", locations=20, seasons=1, size=(16, 16))
+    ingest(GeoTiffTree(path=root), tmp_path / "whole", CONFIG)
+    loads, original = [], GeoTiffTree.load
+
+    def load(self, location, handle):
+        loads.append(location.id)
+        if len(loads) == 10:
+            root.rename(tmp_path / "away")
+        return original(self, location, handle)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(GeoTiffTree, "load", load)
+        with pytest.raises(ValueError, match="not seen by node"):
+            ingest(GeoTiffTree(path=root), tmp_path / "store", CONFIG)
+    (tmp_path / "away").rename(root)
+    ingest(GeoTiffTree(path=root), tmp_path / "store", CONFIG)
+    assert files(tmp_path / "store") == files(tmp_path / "whole")
+
+
+def test_an_ingest_whose_source_became_unusable_keeps_what_it_has(written, tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr("cromss.data.ingestion.finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            ingest(EARTH, tmp_path / "store", CONFIG)
+    before = files(tmp_path / "store")
+    with monkeypatch.context() as patched:
+        patched.setattr(SyntheticEarth, "read", lambda self, place: (_ for _ in ()).throw(OSError("the disk is gone")))
+        with pytest.raises(ValueError, match=r"holds 5 chunks of this ingest, but nothing .*: the disk is gone\)"):
+            ingest(EARTH, tmp_path / "store", CONFIG)
+    assert files(tmp_path / "store") == before
+    ingest(EARTH, tmp_path / "store", CONFIG)
+    assert files(tmp_path / "store") == files(written)
+
+
+# --- one at a time ------------------------------------------------------------------------------------------------------
+
+
+def in_the_middle(monkeypatch, act) -> list:
+    """`act` is called at the 30th read of the synthetic Earth; what it returned."""
+    reads, found, original = [], [], SyntheticEarth.read
+
+    def read(self, location):
+        reads.append(location.id)
+        if len(reads) == 30:
+            found.append(act())
+        return original(self, location)
+
+    monkeypatch.setattr(SyntheticEarth, "read", read)
+    return found
+
+
+def test_a_second_ingest_into_the_same_folder_is_refused_and_harms_nothing(written, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+
+    def second() -> bool:
+        for seed in (0, 1):
+            with pytest.raises(ValueError, match="store: another process is writing it"):
+                ingest(EARTH, store, Ingest(chunk=16, seed=seed))
+        return bool(list(store.glob(".writing-*")))
+
+    found = in_the_middle(monkeypatch, second)
+    ingest(EARTH, store, CONFIG)
+    assert found == [True]
+    assert files(store) == files(written)
+
+
+def test_whoever_comes_when_another_has_just_finished_is_refused(tmp_path, monkeypatch):
+    def flock(file, how):
+        shutil.rmtree(tmp_path / "store" / ".ingest")
+
+    monkeypatch.setattr("cromss.data.underway.fcntl.flock", flock)
+    with pytest.raises(ValueError, match="another process is writing it"):
+        ingest(EARTH, tmp_path / "store", CONFIG)
+
+
+def test_what_a_killed_task_was_writing_is_gone_when_the_store_is_finished(written, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+
+    def killed() -> None:
+        (store / ".writing-killed").mkdir()
+        (store / ".writing-killed" / "shard").write_bytes(bytes(100))
+
+    in_the_middle(monkeypatch, killed)
+    ingest(EARTH, store, CONFIG)
+    assert files(store) == files(written)
+    assert not list(store.glob(".*"))
+
+
+def test_a_file_system_without_locks_takes_a_store_and_nothing_of_others_is_swept(written, tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("cromss.data.underway.fcntl.flock", flock)
+    in_the_middle(monkeypatch, lambda: (tmp_path / "store" / ".writing-other").mkdir())
+    ingest(EARTH, tmp_path / "store", CONFIG)
+    assert files(tmp_path / "store") == files(written)
+    assert (tmp_path / "store" / ".writing-other").exists()
+
+
+def test_an_ingest_killed_before_its_first_word_begins_again(written, tmp_path):
+    (tmp_path / "store" / ".ingest").mkdir(parents=True)
+    (tmp_path / "store" / ".ingest" / "lock").touch()
+    ingest(EARTH, tmp_path / "store", CONFIG)
+    assert files(tmp_path / "store") == files(written)
+
+
+# --- what does not fit, what fails --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["product", "bands"])
+def test_an_acquisition_of_another_product_or_bands_is_skipped_with_both_sides(tmp_path, monkeypatch, what):
+    order = [location.id for chunk in plan_chunks(EARTH, CONFIG) for location, _ in chunk.places]
+    original, odd = SyntheticEarth.read, (order[20], order[40])
+
+    def read(self, location):
+        for patch in original(self, location):
+            contract = patch.contracts["s2"]
+            if location.id in odd and patch.acquisition.endswith("1"):
+                other = {"product": "Sentinel-2 L2A"} if what == "product" else {"bands": contract.bands[::-1]}
+                contract = contract.model_copy(update=other)
+            yield replace(patch, contracts=patch.contracts | {"s2": contract})
+
+    monkeypatch.setattr(SyntheticEarth, "read", read)
+    summary = ingest(EARTH, tmp_path / "store", CONFIG)
+    ((reason, names),) = summary.reasons().items()
+    assert [name.rsplit("/", 1)[0] for name in names] == list(odd)
+    both = {
+        "product": "s2 product differ: the store has Sentinel-2 L1C, this one has Sentinel-2 L2A",
+        "bands": "s2 bands (in order) differ: the store has B1, B2, B3, B4, B5, B6, B7, B8, B8A, B9, B10, B11, B12, this "
+        "one has B12, B11, B10, B9, B8A, B8, B7, B6, B5, B4, B3, B2, B1",
+    }[what]
+    assert reason.startswith(both)
+    assert summary.patches == 138
+
+
+def test_a_bucket_that_stops_answering_is_one_line_and_the_same_command_goes_on(written, tmp_path, monkeypatch):
+    def silent(self, *_):
+        raise OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7, Couldn't connect")
+
+    size, names, asked = Folder.size, Folder.names, []
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "size", lambda self, name: (silent if name.startswith("shard") else size)(self, name))
+        with pytest.raises(ValueError, match=r"store: cannot be read \(no answer.*repeat the command to go on"):
+            ingest(EARTH, tmp_path / "store", CONFIG)  # when all shards are there
+        with pytest.raises(ValueError, match=r"store: cannot be read \(no answer.*try again"):
+            ingest(EARTH, tmp_path / "store", CONFIG)  # when it looks which are
+    for limit in range(4):
+        asked.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(
+                Folder,
+                "names",
+                lambda self, limit=limit: asked.append(0) or (silent if len(asked) > limit else names)(self),
+            )
+            patched.setattr("cromss.data.ingestion._written", lambda *_: (_ for _ in ()).throw(ValueError("looked")))
+            with pytest.raises(ValueError, match=r"cannot be read \(no answer|looked"):
+                ingest(EARTH, tmp_path / "store", CONFIG)
+    ingest(EARTH, tmp_path / "store", CONFIG)
+    assert files(tmp_path / "store") == files(written)
+
+
+@pytest.mark.parametrize("fits", ["not even a block", "all but the end of the footer"])
+def test_a_full_disk_is_one_line(written, tmp_path, fits):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    limit = 40_000 if fits == "not even a block" else (written / "shard-00000.parquet").stat().st_size - 1
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(ValueError, match=r"shard: cannot be written \(File too large\); free some space"):
+            ingest(EARTH, tmp_path / "store", CONFIG)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_store_that_this_node_cannot_reach_is_one_line(tmp_path, monkeypatch):
+    with pytest.raises(
+        ValueError, match=f"cannot be written on {socket.gethostname()} .*a folder that all nodes share"
+    ):
+        ingest(EARTH, tmp_path / "store", CONFIG, workers=lambda chunks: shutil.rmtree(tmp_path / "store") or 0)
+
+
+def test_a_location_whose_name_is_no_text_is_refused_with_the_way_out(tmp_path, capsys):
+    root = geotiff_tree(tmp_path / "tree", locations=3, seasons=1, size=(16, 16))
+    os.rename(root / "place1", os.fsencode(root) + b"/pl\xff")
+    for live in ([], ["--live"]):
+        assert main(["geotiff", str(root), str(tmp_path / "store"), *live]) == 2
+        said = capsys.readouterr().err
+        assert len(said.splitlines()) == 1
+        assert "'pl\\udcff': is not UTF-8" in said
+        assert "--exclude 'pl?'" in said
+    assert not (tmp_path / "store").exists()
+    assert main(["geotiff", str(root), str(tmp_path / "store"), "--exclude", "pl?"]) == 0
+
+
+def test_an_acquisition_whose_name_is_no_text_is_skipped_and_named(tmp_path, monkeypatch):
+    original = SyntheticEarth.read
+
+    def read(self, location):
+        for patch in original(self, location):
+            odd = location.id == EARTH.locations()[3].id and patch.acquisition.endswith("1")
+            name = "\udcff" if odd else patch.acquisition
+            yield replace(patch, acquisition=name, patch_id=f"{location.id}/{name}")
+
+    monkeypatch.setattr(SyntheticEarth, "read", read)
+    summary = ingest(EARTH, tmp_path / "store", CONFIG)
+    (one,) = summary.skipped
+    assert one.name == f"{EARTH.locations()[3].id}/\\udcff"
+    assert "is not UTF-8" in one.reason
+    assert summary.patches == 139
+    str(summary).encode()
+    with pytest.raises(ValueError, match="is not UTF-8"):
+        index(EARTH, tmp_path / "live")
+
+
 # --- folds by cell ------------------------------------------------------------------------------------------------------
 
 
@@ -212,3 +482,29 @@ def test_seasons_add_up_to_the_histogram_and_follow_the_acquisitions(written):
     for k, season in enumerate(seasons):
         labels = [list(EARTH.read(location))[k].label for location in EARTH.locations()]
         assert season["water"] == sum(int((label == 0).sum()) for label in labels)
+
+
+# --- what is there already ----------------------------------------------------------------------------------------------
+
+
+def test_a_finished_ingest_repeated_leaves_the_store_and_tells_the_same(tmp_path, capsys, monkeypatch):
+    root = geotiff_tree(tmp_path / "tree", locations=3, seasons=1)
+    (root / "place1" / "2020-00" / "s1.tif").unlink()
+    command = ["geotiff", str(root), str(tmp_path / "store"), "--tile", "16"]
+    assert main(command) == 0
+    first, before = capsys.readouterr().out, files(tmp_path / "store")
+    monkeypatch.setattr(GeoTiffTree, "read", lambda *_: pytest.fail("read again"))
+    assert main(command) == 0
+    assert capsys.readouterr().out == first
+    assert files(tmp_path / "store") == before
+    assert main([*command, "--seed", "1"]) == 2
+    assert "already holds a store" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["tree/place0/store", "store/inside"])
+def test_a_store_inside_its_source_or_another_store_is_refused(tmp_path, capsys, where):
+    root = geotiff_tree(tmp_path / "tree", locations=2, seasons=1)
+    assert main(["geotiff", str(root), str(tmp_path / "store")]) == 0
+    assert main(["geotiff", str(root), str(tmp_path / where)]) == 2
+    assert "lies inside the" in capsys.readouterr().err
+    assert not (tmp_path / where).exists()

@@ -2,6 +2,7 @@
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from trees import acquisition, classes, dfc2020_tree, geotiff_tree, optical, rad
 
 from cromss.config import resolve
 from cromss.data import live_index
-from cromss.data.ingestion import Ingest, ingest
+from cromss.data.ingestion import Ingest, ingest, plan_chunks
 from cromss.data.live import LiveStore
 from cromss.data.live_index import index, packed, unpacked
 from cromss.data.plan import Plan
@@ -272,6 +273,28 @@ def test_a_fault_that_the_sample_meets_is_skipped_and_named(tmp_path):
     assert live.reasons() == converted.reasons()
     assert list(live.reasons().values()) == [["place2/2020-01"]]
     stores = PatchStore.open(tmp_path / "ingest"), PatchStore.open(tmp_path / "index")
+    for wanted, found in zip(*(row_groups(store) for store in stores), strict=True):
+        assert found.to_pylist() == wanted.to_pylist()
+
+
+def test_an_acquisition_of_another_product_that_the_sample_meets_is_skipped_as_ingest_does(tmp_path, monkeypatch):
+    earth, original = SyntheticEarth(places=6, size=32, seasons=2), SyntheticEarth.read
+    odd = [location.id for chunk in plan_chunks(earth, Ingest()) for location, _ in chunk.places][3]
+
+    def read(self, location):
+        for patch in original(self, location):
+            if location.id == odd and patch.acquisition.endswith("1"):
+                other = patch.contracts["s2"].model_copy(update={"product": "Sentinel-2 L2A"})
+                patch = replace(patch, contracts=patch.contracts | {"s2": other})
+            yield patch
+
+    monkeypatch.setattr(SyntheticEarth, "read", read)
+    converted, live = ingest(earth, tmp_path / "converted"), index(earth, tmp_path / "live")
+    assert live.reasons() == converted.reasons()
+    ((reason, (name,)),) = live.reasons().items()
+    assert name.startswith(odd)
+    assert "the store has Sentinel-2 L1C, this one has Sentinel-2 L2A" in reason
+    stores = PatchStore.open(tmp_path / "converted"), PatchStore.open(tmp_path / "live")
     for wanted, found in zip(*(row_groups(store) for store in stores), strict=True):
         assert found.to_pylist() == wanted.to_pylist()
 

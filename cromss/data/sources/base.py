@@ -24,10 +24,15 @@ class Location:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A patch or a location that was left out, and why, in one line."""
+    """A patch or a location that was left out, and why, in one line. What is no text in a file's name (bytes that are not
+    UTF-8) is written as an escape: it can be printed and kept."""
 
     name: str
     reason: str
+
+    def __post_init__(self) -> None:
+        for part in ("name", "reason"):
+            object.__setattr__(self, part, getattr(self, part).encode("utf-8", "backslashreplace").decode())
 
 
 @dataclass(frozen=True)
@@ -99,3 +104,27 @@ class Source(Settings):
         """The files that these acquisitions are read from; none where the layout does not tell. Raises ValueError when
         an acquisition is not there any more."""
         return []
+
+
+def paths(source: Source) -> dict[str, Path]:
+    """Its fields that are paths, by name."""
+    return {name: value for name in type(source).model_fields if isinstance(value := getattr(source, name), Path)}
+
+
+def absolute(source: Source) -> Source:
+    """The source with absolute paths: it is read from other folders, by other processes and on other machines."""
+    return source.model_copy(update={name: path.absolute() for name, path in paths(source).items()})
+
+
+def require_text(location: str, acquisition: str = "") -> None:
+    """Raises ValueError when the name of a location or an acquisition is no text: a file's name may hold any bytes, a store
+    holds UTF-8."""
+    name = f"{location}/{acquisition}" if acquisition else location
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        pattern = location.encode("utf-8", "replace").decode()
+        raise ValueError(
+            f"{name!r}: is not UTF-8 and cannot be kept in a store; rename its files, or leave the location out: "
+            f"--exclude '{pattern}'"
+        ) from None

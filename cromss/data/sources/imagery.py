@@ -194,6 +194,7 @@ class ImagerySource(Source):
             return radiometry.from_codes(pixels, SENTINEL1, SENTINEL1.bands), np.ones(raster.size, bool)
         valid = radiometry.has_data(pixels, raster.nodata)
         if self.s1_unit == "linear":
+            radiometry.check_power(pixels[:, valid])
             pixels = radiometry.decibel(pixels)
             valid &= np.isfinite(pixels).all(axis=0)
             notes["s1"] = "linear power to dB"
