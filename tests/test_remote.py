@@ -204,7 +204,8 @@ def test_the_verb_ingests_into_a_bucket(local, bucket, capsys):
     assert ingest_verb.main(arguments) == 0
     capsys.readouterr()
     assert PatchStore.open(store).manifest.shards == PatchStore.open(local).manifest.shards
-    assert ingest_verb.main(arguments) == 2
+    assert ingest_verb.main(arguments) == 0  # it is finished: nothing is done
+    assert ingest_verb.main([*arguments, "--seed", "1"]) == 2
     assert f"{store}: already holds a store" in capsys.readouterr().err
 
 

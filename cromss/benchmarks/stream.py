@@ -28,7 +28,7 @@ from cromss.data.sources.ssl4eo import Ssl4eo
 from cromss.data.store import PatchStore
 from cromss.data.stream import DirectReader, RayReader, open_batches
 
-RUNS = 3  # of each reader, in turns; the table has the fastest, which the rest of the machine disturbed least
+RUNS = 7  # of each reader, in turns; the table has the fastest, which the rest of the machine disturbed least
 PARTS = ("ray", "train", "live", "loader", "jitter")
 PROCESSES = 2  # of the DataLoader; the direct reader has as many threads
 LIVE_BATCH, LIVE_PATCHES = 32, 256  # of a stream that decodes: it takes seconds for more
@@ -96,7 +96,7 @@ def measure(store: PatchStore, tree: Path | None, folder: Path, options: argpars
     if "ray" in parts:
         first["driver, warm"] = min(rate.first for rate in runs["Ray reader"])
     if "train" in parts:
-        trained = [two_workers(store, plan) for _ in range(2)]
+        trained = [two_workers(store, plan) for _ in range(3)]
         runs["Ray reader, two Train workers"] = [one.rate for one in trained]
         first["Train worker, cold"] = min(one.cold for one in trained)
         first["Train worker, warm"] = min(one.warm for one in trained)

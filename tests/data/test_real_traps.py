@@ -151,8 +151,8 @@ def test_patches_come_in_their_own_size_and_are_cut_to_one(place, side, tmp_path
     assert summary.patches == len(acquisitions) * (side // 48) ** 2
 
 
-def test_patches_of_264_come_from_the_ssl4eo_tree_and_are_cut_to_the_same_size(ssl4eo, tmp_path):
-    summary = ingest(ssl4eo, tmp_path / "store", Ingest(tile=48))
+def test_patches_of_264_come_from_the_ssl4eo_tree_and_are_cut_to_the_same_size(ssl4eo, tmp_path_factory):
+    summary = ingest(ssl4eo, tmp_path_factory.mktemp("cut") / "store", Ingest(tile=48))
     assert (summary.manifest.size, summary.patches) == ((48, 48), (264 // 48) ** 2)
 
 
