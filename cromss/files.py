@@ -12,6 +12,7 @@ import contextlib
 import datetime
 import errno
 import functools
+import hashlib
 import logging
 import os
 import re
@@ -247,6 +248,12 @@ class Folder:
 def is_remote(address: str | Path) -> bool:
     """Whether an address is a bucket's."""
     return bool(_REMOTE.match(str(address)))
+
+
+def sha256(path: Path) -> str:
+    """Of a local file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def fault(error: BaseException) -> str:

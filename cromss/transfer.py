@@ -17,6 +17,7 @@ import numpy as np
 from cromss.cli import command_line, verb
 from cromss.config import RunConfig, add_arguments, layers_from, overlay, resolve, shown
 from cromss.data.store import PatchStore
+from cromss.data.tasks import own_words
 from cromss.files import Folder
 from cromss.ray_session import connect, writable
 
@@ -135,12 +136,9 @@ def judge_all(
         while waiting and len(flying) < together:
             flying.append(task.remote(*waiting.pop(0)))
         done, flying = ray.wait(flying, num_returns=1)
-        try:
-            yield ray.get(done[0])
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, (ValueError, FloatingPointError)):  # a mistake, told without Ray's traceback
-                raise type(error.cause)(str(error.cause).splitlines()[0]) from None
-            raise
+        with own_words():
+            result = ray.get(done[0])
+        yield result
 
 
 def judge_here(config: RunConfig, folder: Path, downstream: str | Path, *, key: str) -> list[dict[str, Any]]:

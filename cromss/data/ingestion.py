@@ -36,7 +36,7 @@ from cromss.data.underway import (
     provenance,
     require_all,
     require_apart,
-    write_json,
+    write_entry,
 )
 from cromss.data.writer import Part, ShardWriter, aside, deliver, finish, shard_name
 from cromss.files import Folder
@@ -44,6 +44,7 @@ from cromss.sensors import SENTINEL1
 
 __all__ = ["Chunk", "Ingest", "Job", "Outcome", "Summary", "ingest", "plan_chunks"]
 
+READERS = 2  # threads of a task that read ahead
 _NAMES_SHOWN = 8  # per reason; the manifest has them all
 
 
@@ -86,13 +87,12 @@ class Summary:
 
 @dataclass(frozen=True)
 class Job:
-    """All that a task needs beside its chunk. `readers` = threads that read ahead."""
+    """All that a task needs beside its chunk."""
 
     source: Source
     config: Ingest
     layout: Layout
     store: str
-    readers: int = 2
 
     def write(self, chunk: Chunk, read: Callable[[int], None] = lambda patches: None) -> Outcome:
         """Write the chunk's shard and its entry in the journal. `read` is told after each location how many patches it
@@ -121,17 +121,17 @@ class Job:
                 writer.abandon()
                 raise
         outcome = Outcome(part=part, skipped=tuple((one.name, one.reason) for one in skipped), offsets=dict(offsets))
-        write_json(folder / JOURNAL, chunk.file, outcome.model_dump(mode="json"))
+        write_entry(folder / JOURNAL, chunk.file, outcome.model_dump(mode="json"))
         return outcome
 
     def _ahead(self, chunk: Chunk) -> Iterator[list[Patch | Skipped]]:
         """What each location holds, in order, read by threads a few locations ahead."""
-        pool = ThreadPoolExecutor(self.readers)
+        pool = ThreadPoolExecutor(READERS)
         waiting: deque = deque()
         try:
             for location, _ in chunk.places:
                 waiting.append(pool.submit(_read, self.source, location))
-                if len(waiting) > self.readers:
+                if len(waiting) > READERS:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
@@ -221,30 +221,23 @@ def _collected(outcomes: Iterable[Outcome]) -> tuple[list[Skipped], Counter]:
 
 def _here(job: Job, chunks: list[Chunk], shown: Progress) -> Iterator[tuple[int, Outcome]]:
     for chunk in chunks:
-        outcome = job.write(chunk, lambda patches: shown.step(patches))
+        outcome = job.write(chunk, shown.step)
         shown.skipped += len(outcome.skipped)
         yield chunk.number, outcome
 
 
 def _by_ray(job: Job, chunks: list[Chunk], workers: int, shown: Progress) -> Iterator[tuple[int, Outcome]]:
     """Ray Data tasks, `workers` at a time, as they finish. A task that a lost node took with it runs again elsewhere."""
-    from ray.exceptions import RayTaskError
-
     from cromss.data.tasks import run_tasks
 
     tasks = [functools.partial(_task, job, chunk) for chunk in chunks]
     lengths = {chunk.number: len(chunk.places) for chunk in chunks}
-    try:
-        for table in run_tasks(tasks, at_a_time=workers) if tasks else ():
-            for row in table.to_pylist():
-                outcome = Outcome.model_validate_json(row["outcome"])
-                shown.skipped += len(outcome.skipped)
-                shown.step(sum(outcome.part.patches.values()), lengths[row["chunk"]])
-                yield row["chunk"], outcome
-    except RayTaskError as error:
-        if isinstance(error.cause, ValueError):
-            raise ValueError(str(error.cause).splitlines()[0]) from None
-        raise
+    for table in run_tasks(tasks, at_a_time=workers):
+        for row in table.to_pylist():
+            outcome = Outcome.model_validate_json(row["outcome"])
+            shown.skipped += len(outcome.skipped)
+            shown.step(sum(outcome.part.patches.values()), lengths[row["chunk"]])
+            yield row["chunk"], outcome
 
 
 def _task(job: Job, chunk: Chunk) -> Iterator[pa.Table]:

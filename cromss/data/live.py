@@ -20,18 +20,16 @@ import pyarrow.parquet as pq
 
 from cromss.data.admission import admitted
 from cromss.data.cache import CacheConfig
-from cromss.data.chunks import Ingest
 from cromss.data.encoding import RowEncoder
 from cromss.data.live_index import INDEX, SCHEMA, stamp, unpacked
 from cromss.data.manifest import Manifest
 from cromss.data.patch import Patch
 from cromss.data.raster import centre
 from cromss.data.sources.base import Source
-from cromss.data.sources.layouts import LAYOUTS
 from cromss.data.store import Blocks, Lost, PatchStore
 from cromss.data.tiling import Tile, crop, moved
+from cromss.data.underway import origin
 from cromss.files import Folder, fault
-from cromss.settings import validate
 
 CHECKED = 4096  # locations whose files are looked at when the store is opened
 LOOKERS = 8  # threads that look at them
@@ -52,7 +50,7 @@ class LiveStore(PatchStore):
         self, folder: Folder, manifest: Manifest, *, without: Iterable[Lost] = (), cache: CacheConfig | None = None
     ):
         self._index = _read_index(folder, manifest)
-        self.source, self.config = _origin(folder, manifest)
+        self.source, self.config = origin(folder, manifest, "index it again")
         super().__init__(folder, manifest, without=without, cache=cache)
         self._encoder = RowEncoder(self.layout)
         said = [self.digest, manifest.source["live"]["index"], _settings(self.source)]
@@ -239,14 +237,6 @@ def _settings(source: Source) -> dict[str, Any]:
     """A source's settings but for its paths: the same files elsewhere are the same store."""
     values = source.model_dump(mode="json")
     return {name: value for name, value in values.items() if not isinstance(getattr(source, name), Path)}
-
-
-def _origin(folder: Folder, manifest: Manifest) -> tuple[Source, Ingest]:
-    try:
-        layout, config = manifest.source["layout"], manifest.source["ingest"]
-        return validate(LAYOUTS[layout["kind"]], layout), validate(Ingest, config)
-    except (KeyError, TypeError):
-        raise ValueError(f"{folder}: does not say what it was made from; index it again") from None
 
 
 def _read_index(folder: Folder, manifest: Manifest) -> pa.Table:

@@ -1,9 +1,8 @@
 """What a patch store says about itself: the manifest, the schema of a row, the dtype of a pixel."""
 
-import hashlib
 import json
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -144,12 +143,6 @@ class Layout:
             ],
             metadata={"cromss": json.dumps(metadata)},
         )
-
-
-def sha256(path: Path) -> str:
-    """Of a local file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Folder, manifest: Manifest) -> None:

@@ -1,7 +1,6 @@
 """Training without the shards that do not hold: found once, written down, and left out of the plan from then on."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -31,10 +30,11 @@ def opened(
     if lost is None:
         lost = tuple(whole.damaged(content=True))
         if record is not None:
-            record.parent.mkdir(parents=True, exist_ok=True)
-            aside = record.with_name(f".{record.name}.{os.getpid()}")
-            aside.write_text(json.dumps({"store": whole.digest, "lost": [asdict(one) for one in lost]}))
-            aside.replace(record)
+            folder = Folder.of(record.parent)
+            folder.make()
+            folder.write(
+                record.name, json.dumps({"store": whole.digest, "lost": [asdict(one) for one in lost]}).encode()
+            )
     for one in lost:
         say(f"quarantine: {one} left out")
     try:

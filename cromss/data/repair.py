@@ -8,14 +8,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cromss.data.ingestion import Chunk, Ingest, Job, plan_chunks
+from cromss.data.ingestion import Chunk, Job, plan_chunks
 from cromss.data.manifest import Shard
 from cromss.data.sources.base import Source
-from cromss.data.sources.layouts import LAYOUTS
 from cromss.data.store import PatchStore
+from cromss.data.underway import origin
 from cromss.data.writer import shard_name
 from cromss.files import Folder, fault
-from cromss.settings import validate
 
 
 def repair(store: PatchStore, say: Callable[[str], None] = lambda line: None) -> list[str]:
@@ -27,7 +26,7 @@ def repair(store: PatchStore, say: Callable[[str], None] = lambda line: None) ->
     damaged = {lost.shard: lost.reason for lost in store.damaged(content=True)}
     if not damaged:
         return []
-    source, config = _origin(store)
+    source, config = origin(store.folder, store.manifest, "ingest again")
     chunks = {shard_name(chunk.number): chunk for chunk in plan_chunks(source, config)}
     wanted = {shard.path: shard for shard in store.manifest.shards}
     for name, reason in damaged.items():
@@ -36,14 +35,6 @@ def repair(store: PatchStore, say: Callable[[str], None] = lambda line: None) ->
             raise ValueError(f"{store.folder}: {name} is no shard of what {_named(source)} holds now; ingest again")
         _rewrite(store, Job(source, config, store.layout, ""), chunks[name], wanted[name])
     return list(damaged)
-
-
-def _origin(store: PatchStore) -> tuple[Source, Ingest]:
-    origin = store.manifest.source
-    try:
-        return validate(LAYOUTS[origin["layout"]["kind"]], origin["layout"]), validate(Ingest, origin["ingest"])
-    except (KeyError, TypeError):
-        raise ValueError(f"{store.folder}: does not say what it was made from; ingest again") from None
 
 
 def _rewrite(store: PatchStore, job: Job, chunk: Chunk, wanted: Shard) -> None:

@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-import pydantic
 
 from cromss.sensors import sensor
 from cromss.settings import Settings
@@ -26,16 +25,13 @@ class BandStatistics(Settings):
 
 
 class Tally(Settings):
-    """Sums over one modality of some patches, per band; two of them can be added."""
-
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", arbitrary_types_allowed=True)
+    """Sums over one modality of some patches; two of them can be added. A row of `sums` is a band's pixels, sum, sum of
+    squares, minimum, maximum, sum of the patches' means and of their squares."""
 
     modality: str
     bands: tuple[str, ...]
     patches: int = 0
-    sums: tuple[
-        tuple[float, ...], ...
-    ] = ()  # per band: pixels, sum, sum of squares, min, max, sum of means, of their squares
+    sums: tuple[tuple[float, ...], ...] = ()
     histogram: tuple[tuple[int, ...], ...] = ()
 
     def __add__(self, other: "Tally") -> "Tally":

@@ -84,18 +84,9 @@ class RayReader(Settings):
                 tables.close()
 
     def _execute(self, recipe: "_Recipe", tasks: list[tuple[int, int]], world: int) -> Iterator[pa.Table]:
-        import ray.exceptions
-
         reading = [functools.partial(recipe.read, *task) for task in tasks]
         share = 0.5 / world  # of the object store: every worker has a stream of its own
-        try:
-            yield from run_tasks(
-                reading, at_a_time=self.readers, cpus=self.cpus, in_order=True, object_store_share=share
-            )
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ValueError):
-                raise ValueError(str(error.cause).splitlines()[0]) from None  # without Ray's advice on retries
-            raise
+        return run_tasks(reading, at_a_time=self.readers, cpus=self.cpus, in_order=True, object_store_share=share)
 
 
 Reader = Annotated[RayReader | DirectReader, pydantic.Field(discriminator="kind")]

@@ -1,5 +1,6 @@
 """Functions that yield tables, run as Ray Data tasks."""
 
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,7 +22,8 @@ def run_tasks(
     in_order: bool = False,
     object_store_share: float = 0.5,
 ) -> Iterator[pa.Table]:
-    """The tables of all tasks: in the order of the tasks, or as they finish. Raises ray.exceptions.RayTaskError."""
+    """The tables of all tasks: in the order of the tasks, or as they finish. What a task refuses (ValueError) is raised
+    here."""
     import ray
     import ray.data
 
@@ -42,7 +44,23 @@ def run_tasks(
     )
     dataset.context.enable_progress_bars = False
     dataset.context.target_max_block_size = BLOCK_BYTES
-    yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+    with own_words():
+        yield from dataset.iter_batches(batch_size=None, batch_format="pyarrow")
+
+
+@contextlib.contextmanager
+def own_words() -> Iterator[None]:
+    """A mistake that a remote task refused (ValueError, FloatingPointError), raised here without Ray's traceback and advice
+    on retries."""
+    import ray.exceptions
+
+    try:
+        yield
+    except ray.exceptions.RayTaskError as error:
+        for kind in (ValueError, FloatingPointError):
+            if isinstance(error.cause, kind):
+                raise kind(str(error.cause).splitlines()[0]) from None
+        raise
 
 
 def _datasource(tasks: Sequence[Task]) -> Any:

@@ -17,9 +17,10 @@ import pyarrow as pa
 from cromss.data.chunks import Chunk, Ingest
 from cromss.data.manifest import MANIFEST, SCHEMA_VERSION, Manifest, read_manifest
 from cromss.data.sources.base import Source, paths
+from cromss.data.sources.layouts import LAYOUTS
 from cromss.data.writer import ASIDE, Part, claim
 from cromss.files import Folder, fault, unavailable
-from cromss.settings import Settings, leaves
+from cromss.settings import Settings, leaves, validate
 
 JOURNAL = ".ingest"
 LOCK = "lock"
@@ -37,6 +38,15 @@ class Outcome(Settings):
 def provenance(source: Source, config: Ingest) -> dict[str, Any]:
     """What the manifest keeps of where a store came from; enough to write a shard again."""
     return {"layout": source.model_dump(mode="json"), "ingest": config.model_dump(mode="json"), "arrow": pa.__version__}
+
+
+def origin(folder: Folder, manifest: Manifest, way_out: str) -> tuple[Source, Ingest]:
+    """The source and settings that `provenance` wrote down. Raises ValueError when a manifest does not tell them."""
+    told = manifest.source
+    try:
+        return validate(LAYOUTS[told["layout"]["kind"]], told["layout"]), validate(Ingest, told["ingest"])
+    except (KeyError, TypeError):
+        raise ValueError(f"{folder}: does not say what it was made from; {way_out}") from None
 
 
 def finished(folder: Folder, source: Source, config: Ingest) -> Manifest | None:
@@ -77,7 +87,7 @@ def begun(folder: Folder, source: Source, config: Ingest, chunks: list[Chunk]) -
             fresh = _fresh(folder)  # another process may have come first
             _sweep(folder)
         if fresh:
-            write_json(journal, "job.json", job)
+            write_entry(journal, "job.json", job)
             yield {}
         else:
             _require_this_job(folder, job)
@@ -182,7 +192,7 @@ def require_all(folder: Folder, outcomes: list[Outcome]) -> None:
             )
 
 
-def write_json(folder: Folder, name: str, content: dict[str, Any]) -> None:
+def write_entry(folder: Folder, name: str, content: dict[str, Any]) -> None:
     try:
         folder.make()
         folder.write(name, json.dumps(content).encode())

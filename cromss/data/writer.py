@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from cromss import landcover, sensors
 from cromss.data import statistics
 from cromss.data.encoding import RowEncoder
-from cromss.data.manifest import MANIFEST, Encoding, Layout, Manifest, Shard, sha256, write_manifest
+from cromss.data.manifest import MANIFEST, Encoding, Layout, Manifest, Shard, write_manifest
 from cromss.data.patch import Patch
 from cromss.data.statistics import Tally
-from cromss.files import Folder, fault
+from cromss.files import Folder, fault, sha256
 from cromss.landcover import IGNORE
 from cromss.settings import Settings
 
@@ -33,16 +33,15 @@ BlockKey = tuple[int, str, int]  # number of acquisitions, split, fold
 
 
 class Part(Settings):
-    """What one shard adds to a manifest; without a `shard` where no place could be used."""
+    """What one shard adds to a manifest; without a `shard` where no place could be used. `seasons`: split -> for the k-th
+    acquisition the pixels per class, then the unlabelled; `tallies`: split -> modality."""
 
     shard: Shard | None = None
     has_clean: bool = False
     places: dict[str, int] = {}
     patches: dict[str, int] = {}
-    seasons: dict[
-        str, tuple[tuple[int, ...], ...]
-    ] = {}  # split -> k-th acquisition -> pixels per class, then unlabelled
-    tallies: dict[str, dict[str, Tally]] = {}  # split -> modality
+    seasons: dict[str, tuple[tuple[int, ...], ...]] = {}
+    tallies: dict[str, dict[str, Tally]] = {}
 
 
 class Waiting(Generic[T]):

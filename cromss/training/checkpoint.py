@@ -19,7 +19,7 @@ from typing import Any
 import safetensors.torch
 import torch
 
-from cromss.files import Folder, fault
+from cromss.files import Folder, fault, sha256
 
 PREFIX, ASIDE, MANIFEST, STATE = "step-", ".writing-", "manifest.json", "state.json"
 TENSORS = ".safetensors"
@@ -78,7 +78,7 @@ def _save_here(directory: Path, final: Path, step: int, tensors: dict[str, Any],
         for name, group in tensors.items():
             safetensors.torch.save_file(group, aside / f"{name}{TENSORS}")
         (aside / STATE).write_text(json.dumps(state))
-        files = {path.name: _digest(path) for path in sorted(aside.iterdir())}
+        files = {path.name: sha256(path) for path in sorted(aside.iterdir())}
         _write_durably(aside / MANIFEST, json.dumps({"step": step, "sha256": files}))
         shutil.rmtree(final, ignore_errors=True)
         os.replace(aside, final)
@@ -151,11 +151,6 @@ def _read(folder: Folder) -> Checkpoint:
 def _folders(directory: Folder) -> list[Folder]:
     """Of all checkpoints, whole or not, the newest first."""
     return [directory / name for name in reversed(directory.names()) if name.startswith(PREFIX)]
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_durably(path: Path, text: str) -> None:

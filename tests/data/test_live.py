@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rasterio
-import torch
+from batches import assert_same
 from tiny import TINY
 from trees import acquisition, classes, dfc2020_tree, geotiff_tree, optical, radar, ssl4eo_tree, write_tif
 
@@ -53,17 +53,6 @@ def row_groups(store: PatchStore, columns=None):
         for slot in range(int(store.blocks.n[block])):
             shard, first = int(store.blocks.shard[block]), int(store.blocks.first[block])
             yield store.read(shard, first + slot, columns or store.layout.schema.names)
-
-
-def assert_same(first, second) -> None:
-    """Two batches equal in every field."""
-    assert first.ids == second.ids
-    for name in ("labels", "clean", "valid", "seasons", "epochs", "keys"):
-        one, other = getattr(first, name), getattr(second, name)
-        assert (one is None) == (other is None), name
-        assert one is None or torch.equal(one, other), name
-    assert first.images.keys() == second.images.keys()
-    assert all(torch.equal(image, second.images[name]) for name, image in first.images.items())
 
 
 # --- the same rows ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from batches import assert_same
 
 from cromss.data import stream
 from cromss.data.assembly import read_window, row_key
@@ -26,18 +27,6 @@ def place_of(label: torch.Tensor) -> int:
 
 def rows_of(batches) -> list[tuple[int, str]]:
     return [(int(epoch), patch) for batch in batches for epoch, patch in zip(batch.epochs, batch.ids, strict=True)]
-
-
-def assert_same(first, second) -> None:
-    """Two batches equal in every field."""
-    assert first.ids == second.ids
-    for name in ("labels", "clean", "valid", "seasons", "epochs", "keys"):
-        a, b = getattr(first, name), getattr(second, name)
-        assert (a is None) == (b is None), name
-        assert a is None or torch.equal(a, b), name
-    assert first.images.keys() == second.images.keys()
-    for name, image in first.images.items():
-        assert torch.equal(image, second.images[name])
 
 
 def test_the_rows_of_an_epoch_are_every_training_place_once(tiny_store):

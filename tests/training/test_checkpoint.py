@@ -51,7 +51,7 @@ def test_a_torn_newest_checkpoint_is_skipped_by_name(tmp_path, damage):
 
 def test_nothing_is_left_of_a_save_that_failed(tmp_path, monkeypatch):
     put(tmp_path, 1)
-    monkeypatch.setattr(checkpoint, "_digest", lambda path: (_ for _ in ()).throw(OSError("disk gone")))
+    monkeypatch.setattr(checkpoint, "sha256", lambda path: (_ for _ in ()).throw(OSError("disk gone")))
     with pytest.raises(OSError, match="disk gone"):
         put(tmp_path, 2)
     assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
