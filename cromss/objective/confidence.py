@@ -24,9 +24,8 @@ def label_confidence(
 
     `normalised`, here and elsewhere: the logits are log-probabilities already, so that a step takes the softmax once.
     """
-    known = labels != ignore_index
-    given = labels.long().masked_fill(~known, 0).unsqueeze(1)
-    return log_probabilities(logits.detach(), normalised).gather(1, given).squeeze(1).exp() * known
+    log_q = log_probabilities(logits.detach(), normalised)
+    return log_likelihood(log_q, labels, ignore_index).exp() * (labels != ignore_index)
 
 
 def entropy_confidence(logits: Logits, *, normalised: bool = False) -> Confidence:
@@ -60,6 +59,12 @@ PREDICTION_CONFIDENCE: dict[str, Callable[[Tensor], Tensor]] = {
     "entropy": entropy_confidence,
     "gini": gini_confidence,
 }
+
+
+def log_likelihood(log_q: Logits, labels: Labels, ignore_index: int = IGNORE) -> Float[Tensor, "batch height width"]:
+    """ln Q[y]; of an ignored label, ln Q of class 0: whoever asks leaves these pixels out."""
+    given = labels.long().masked_fill(labels == ignore_index, 0).unsqueeze(1)
+    return log_q.gather(1, given).squeeze(1)
 
 
 def full_precision(values: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:

@@ -21,7 +21,6 @@ from cromss.objective.losses import (
     KL,
     Consistency,
     Targets,
-    as_targets,
     consistency,
     weighted_cross_entropy,
     weighted_dice,
@@ -30,6 +29,8 @@ from cromss.objective.pool import Scope
 from cromss.objective.ramps import Exponential, Ramp
 from cromss.objective.selection import CrossModal, NoSelection, Selection
 from cromss.objective.smoothing import NoSmoothing, Smoothing
+from cromss.objective.thresholds import Histogram, Threshold
+from cromss.objective.weights import Share
 from cromss.settings import Settings
 
 
@@ -56,6 +57,7 @@ class ObjectiveConfig(Settings):
     ramp_epochs: int | None = pydantic.Field(None, ge=1)  # None: 0.8 of the run's epochs
     scope: Scope = "batch"
     per_class: bool = False
+    threshold: Threshold = Histogram()
     confidence: Literal["entropy", "gini"] = "entropy"  # of a prediction, for the consistency weights
     enhance: bool = True  # eq. 2; False: each modality by its own confidence
     consistency: Consistency = KL()
@@ -98,8 +100,8 @@ class CrossModalObjective:
         logits: dict[str, Tensor],
         labels: Labels,
         *,
-        alpha: float,
-        gamma: float,
+        alpha: Share,
+        gamma: Share,
         targets: Targets | None = None,
         valid: Bool[Tensor, "batch height width"] | None = None,
         clean: Labels | None = None,
@@ -120,16 +122,16 @@ class CrossModalObjective:
                 for modality, z in logits.items()
             }
             labels = _without(labels, valid, IGNORE)
-            targets = as_targets(labels, _classes(logits)) if targets is None else _without(targets, valid)
+            targets = labels if targets is None else _without(targets, valid)
             return self._parts(log_q, labels, alpha, gamma, targets, valid, clean)
 
     def _parts(
         self,
         log_q: dict[str, Tensor],
         labels: Tensor,
-        alpha: float,
-        gamma: float,
-        targets: Tensor,
+        alpha: Share,
+        gamma: Share,
+        targets: Tensor,  # (B, H, W) or (B, C, H, W)
         valid: Tensor | None,
         clean: Tensor | None,
     ) -> ObjectiveParts:
@@ -146,7 +148,9 @@ class CrossModalObjective:
 
         # 3.2 Trusted labels count fully, the others in proportion (eq. 3); so do the teachers' predictions.
         label_weights = {
-            modality: selection.label_weights(f, labels, clean, alpha, config.scope, config.per_class)
+            modality: selection.label_weights(
+                f, labels, clean, alpha, config.scope, config.per_class, _classes(log_q), config.threshold
+            )
             for modality, f in label.items()
         }
         entropy_weights = {

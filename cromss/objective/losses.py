@@ -8,10 +8,10 @@ from typing import Annotated, Literal
 
 import pydantic
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from cromss.objective.confidence import IGNORE, Logits, log_probabilities
+from cromss.objective.confidence import IGNORE, Labels, Logits, log_likelihood, log_probabilities
 from cromss.objective.pool import Scope, pooled
 from cromss.objective.weights import Weights
 from cromss.settings import Settings
@@ -57,9 +57,11 @@ def weighted_cross_entropy(
 
     labels  class numbers, or one target distribution per pixel, all zero where there is no label
     """
-    targets = as_targets(labels, logits.shape[1], ignore_index)
-    weights = weights * (targets.sum(1) > 0)
-    entropies = -(targets * log_probabilities(logits, normalised)).sum(1)
+    log_q = log_probabilities(logits, normalised)
+    if labels.ndim == 4:
+        weights, entropies = weights * (labels.sum(1) > 0), -(labels * log_q).sum(1)
+    else:
+        weights, entropies = weights * (labels != ignore_index), -log_likelihood(log_q, labels, ignore_index)
     return _ratio((weights * entropies).sum(), weights.sum(), scope)
 
 
@@ -68,13 +70,14 @@ def weighted_dice(
     normalised: bool = False,
 ) -> Scalar:  # fmt: skip
     """D_c = 1 - 2 sum W p t / sum W (p + t) over the batch, 0 for a class absent from y; the mean over ALL classes."""
-    targets = as_targets(labels, logits.shape[1], ignore_index)
-    weights = (weights * (targets.sum(1) > 0)).unsqueeze(1)
     probabilities = log_probabilities(logits, normalised).exp()
+    targets = one_hot(labels, logits.shape[1], ignore_index) if labels.ndim == 3 else labels
+    known = labels != ignore_index if labels.ndim == 3 else targets.sum(1) > 0
+    weights = (weights * known).unsqueeze(1)
     sums = torch.stack(
         [
             (weights * probabilities * targets).sum(PIXELS),
-            (weights * (probabilities + targets)).sum(PIXELS),
+            (weights * probabilities).sum(PIXELS) + (weights * targets).sum(PIXELS),
             targets.sum(PIXELS).to(probabilities.dtype),
         ]
     )
@@ -104,11 +107,14 @@ def consistency(
 
 def as_targets(labels: LabelsOrTargets, classes: int, ignore_index: int = IGNORE) -> Targets:
     """Class numbers as one-hot targets, all zero where ignored; targets as they are."""
-    if labels.ndim == 4:
-        return labels
-    classes_along_1 = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
+    return labels if labels.ndim == 4 else one_hot(labels, classes, ignore_index).float()
+
+
+def one_hot(labels: Labels, classes: int, ignore_index: int = IGNORE) -> Bool[Tensor, "batch classes height width"]:
+    """True at each pixel's class; False everywhere where ignored."""
+    numbers = torch.arange(classes, device=labels.device).view(1, -1, 1, 1)
     labels = labels.unsqueeze(1)
-    return ((labels == classes_along_1) & (labels != ignore_index)).float()
+    return (labels == numbers) & (labels != ignore_index)
 
 
 def _ratio(numerator: Scalar, denominator: Scalar, scope: Scope) -> Scalar:

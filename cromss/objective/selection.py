@@ -7,7 +7,8 @@ import torch
 
 from cromss.objective.confidence import IGNORE, Confidence, Labels
 from cromss.objective.pool import Scope
-from cromss.objective.weights import Weights, entropy_weights, label_weights
+from cromss.objective.thresholds import Threshold
+from cromss.objective.weights import Share, Weights, entropy_weights, label_weights
 from cromss.settings import Settings
 
 
@@ -17,11 +18,12 @@ class CrossModal(Settings):
     kind: Literal["cromss"] = "cromss"
 
     def label_weights(
-        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: float, scope: Scope, per_class: bool
-    ) -> Weights:
-        return label_weights(confidence, labels, alpha, scope, per_class)
+        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: Share, scope: Scope, per_class: bool,
+        classes: int, threshold: Threshold,
+    ) -> Weights:  # fmt: skip
+        return label_weights(confidence, labels, alpha, scope, per_class, classes=classes, threshold=threshold)
 
-    def entropy_weights(self, confidence: Confidence, gamma: float) -> Weights:
+    def entropy_weights(self, confidence: Confidence, gamma: Share) -> Weights:
         return entropy_weights(confidence, gamma)
 
 
@@ -31,11 +33,12 @@ class NoSelection(Settings):
     kind: Literal["none"] = "none"
 
     def label_weights(
-        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: float, scope: Scope, per_class: bool
-    ) -> Weights:
+        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: Share, scope: Scope, per_class: bool,
+        classes: int, threshold: Threshold,
+    ) -> Weights:  # fmt: skip
         return (labels != IGNORE).to(confidence.dtype)
 
-    def entropy_weights(self, confidence: Confidence, gamma: float) -> Weights:
+    def entropy_weights(self, confidence: Confidence, gamma: Share) -> Weights:
         return torch.ones_like(confidence)
 
 
@@ -45,8 +48,9 @@ class Oracle(Settings):
     kind: Literal["oracle"] = "oracle"
 
     def label_weights(
-        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: float, scope: Scope, per_class: bool
-    ) -> Weights:
+        self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: Share, scope: Scope, per_class: bool,
+        classes: int, threshold: Threshold,
+    ) -> Weights:  # fmt: skip
         if clean is None:
             raise ValueError(
                 "objective.selection.kind=oracle: needs clean labels, which this data has not; "
@@ -54,7 +58,7 @@ class Oracle(Settings):
             )
         return ((labels == clean) & (labels != IGNORE)).to(confidence.dtype)
 
-    def entropy_weights(self, confidence: Confidence, gamma: float) -> Weights:
+    def entropy_weights(self, confidence: Confidence, gamma: Share) -> Weights:
         return torch.ones_like(confidence)
 
 

@@ -144,7 +144,9 @@ def test_a_pretraining_on_the_files_is_the_pretraining_on_the_converted_store(tm
         )  # fmt: skip
         losses.append(journal)
     assert len(losses[0]) == 2
-    assert losses[0] == losses[1]
+    # Not to the last bit: how the math library adds up depends on where in memory a batch happens to lie.
+    for one, other in zip(*losses, strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_evaluation_and_samples_are_those_of_the_converted_store(tree, tmp_path):

@@ -6,6 +6,7 @@ import torch
 from cromss.objective.confidence import enhance, entropy_confidence, gini_confidence, label_confidence
 from cromss.objective.crossmodal import CrossModalObjective, ObjectiveConfig
 from cromss.objective.losses import as_targets
+from cromss.objective.thresholds import Histogram
 from cromss.objective.weights import label_weights
 from cromss.settings import validate
 
@@ -40,7 +41,9 @@ def test_the_parts_make_the_loss(batch):
     known = labels.masked_fill(~valid, 255)
     own = {m: label_confidence(z, known) for m, z in logits.items()}
     torch.testing.assert_close(parts.confidence["s1"], enhance(own["s1"], own["s2"]))
-    torch.testing.assert_close(parts.label_weights["s2"], label_weights(parts.confidence["s2"], known, 0.5))
+    torch.testing.assert_close(
+        parts.label_weights["s2"], label_weights(parts.confidence["s2"], known, 0.5, threshold=Histogram())
+    )
 
 
 def test_no_gradient_flows_through_confidence_weights_or_teacher(batch):

@@ -6,7 +6,9 @@ import torch
 
 from cromss.objective.confidence import entropy_confidence, label_confidence
 from cromss.objective.crossmodal import CrossModalObjective, ObjectiveConfig
+from cromss.objective.fused import FusedObjective
 from cromss.objective.losses import consistency, weighted_cross_entropy, weighted_dice
+from cromss.objective.thresholds import Exact
 from cromss.settings import validate
 
 CASES = {"c01_*": "code", "c05_*": "code", "i01_*": "ext", "s01_*": "code"}
@@ -38,7 +40,9 @@ def scalar(value):
 @pytest.mark.parametrize("kind", ["kl", "cross_entropy", "mse"])
 def test_the_authors_rule_equals_their_code(case, kind):
     numbers, source = case
-    config = validate(ObjectiveConfig, {"per_class": True, "consistency": {"kind": kind}})
+    config = validate(
+        ObjectiveConfig, {"per_class": True, "consistency": {"kind": kind}, "threshold": {"kind": "exact"}}
+    )
     logits, parts = run(numbers, config)
     short = {"cross_entropy": "ce"}.get(kind, kind)
     for d in ("1", "2"):
@@ -77,7 +81,7 @@ def test_unweighted_losses_equal_the_plain_ones(case, kind):
 @pytest.mark.parametrize("pattern", ["c01_*", "c05_*"])
 def test_gradients_equal_those_of_the_authors_code(golden, pattern):
     numbers = golden(pattern)
-    logits, parts = run(numbers, ObjectiveConfig(per_class=True))
+    logits, parts = run(numbers, ObjectiveConfig(per_class=True, threshold=Exact()))
     parts.loss.backward()
     for d in ("1", "2"):
         np.testing.assert_allclose(logits[d].grad, numbers[f"code_grad_kl{d}"], rtol=1e-5, atol=1e-10)
@@ -87,7 +91,7 @@ def test_gradients_equal_those_of_the_authors_code(golden, pattern):
 @pytest.mark.parametrize("scope", ["batch", "image"])
 def test_one_threshold_equals_the_papers_formulas(golden, pattern, scope):
     numbers = golden(pattern)
-    _, parts = run(numbers, ObjectiveConfig(scope=scope))
+    _, parts = run(numbers, ObjectiveConfig(scope=scope, threshold=Exact()))
     for d in ("1", "2"):
         np.testing.assert_allclose(parts.label_weights[d], numbers[f"paper_Wl{d}_{scope}"], rtol=1e-5, atol=1e-7)
         assert parts.cross_entropy[d].item() == scalar(numbers[f"paper_ce_w{d}_{scope}"])
@@ -102,7 +106,7 @@ def test_float32_stays_close_to_the_authors_float32(golden, pattern):
     source = "ext32" if pattern.startswith("i") else "code32"
     logits, labels, _ = inputs(numbers)
     single = {d: z.detach().float() for d, z in logits.items()}
-    config = ObjectiveConfig(per_class=True)
+    config = ObjectiveConfig(per_class=True, threshold=Exact())
     parts = CrossModalObjective(config)(single, labels, alpha=float(numbers["alpha"]), gamma=float(numbers["gamma"]))
     assert parts.loss.item() == pytest.approx(float(numbers[f"{source}_total_kl"]), rel=1e-5)
     weights = parts.label_weights["1"]
@@ -112,3 +116,18 @@ def test_float32_stays_close_to_the_authors_float32(golden, pattern):
     assert weighted_dice(single["1"], labels, weights).item() == pytest.approx(
         float(numbers[f"{source}_dice_w1"]), rel=1e-5
     )
+
+
+@pytest.mark.parametrize("pattern", ["c01_*", "c05_*"])
+@pytest.mark.parametrize("form", [CrossModalObjective, lambda config: FusedObjective(config, compiled=False)])
+def test_histogram_thresholds_stay_within_their_stated_error_of_the_authors_code(golden, pattern, form):
+    numbers = golden(pattern)
+    logits, labels, _ = inputs(numbers)
+    parts = form(ObjectiveConfig(per_class=True))(
+        logits, labels, alpha=float(numbers["alpha"]), gamma=float(numbers["gamma"])
+    )
+    parts.loss.backward()
+    assert parts.loss.item() == pytest.approx(float(numbers["code_total_kl"]), rel=2e-5)
+    for d in ("1", "2"):
+        scale = abs(numbers[f"code_grad_kl{d}"]).max()
+        np.testing.assert_allclose(logits[d].grad, numbers[f"code_grad_kl{d}"], rtol=1e-4, atol=2e-5 * scale)
