@@ -8,6 +8,7 @@ import argparse
 from typing import Annotated, Any, Literal
 
 import pydantic
+import torch
 from pydantic import Field
 
 from cromss.data.augment import AugmentConfig
@@ -92,10 +93,39 @@ class ScalingConfig(Settings):
     use_gpu: bool | None = None
     cpus_per_worker: float | None = Field(None, gt=0)
     threads: int | None = Field(None, ge=1)  # torch threads of a CPU worker
-    compile: bool = False  # torch.compile: needs a C++ compiler on CPU
+    # The switches of the step: none changes what is computed, but for rounding; `cromss.bench step --switches` measures each.
+    compile: Literal["auto", "none", "objective", "networks", "all"] = "auto"  # auto: all on a GPU, none on a CPU
+    channels_last: bool = True
+    fused_adam: bool = True
+    branches: Literal["sequential", "streams"] = "sequential"  # streams: the modalities' encoders side by side on a GPU
+    double_buffer: bool = True  # upload the next batch from pinned memory while this one is computed, on a GPU
+    micro_batch: int | Literal["auto"] | None = None  # pairs computed at a time; None = all that a worker has of a step
+    bucket_mb: float = Field(25.0, gt=0)  # of gradients that the workers exchange at a time
     checkpoint_epochs: int = Field(1, ge=1)
     checkpoints: str | None = None  # folder or bucket (default: OUT/checkpoints); below it, one a trial
     max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint after a crash of a worker
+
+    @pydantic.field_validator("micro_batch", mode="before")
+    @classmethod
+    def _pairs(cls, value: Any) -> Any:
+        if value is None or value == "auto" or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+            return value
+        raise ValueError(f"scaling.micro_batch={value}: must be auto, or a number of pairs from 1 on, or null for all")
+
+    def compiles(self, part: Literal["objective", "networks"], device: torch.device) -> bool:
+        """Whether torch.compile makes `part` of the step on `device`."""
+        if self.compile == "auto":  # a compiled network has no streams to spread over
+            return device.type == "cuda" and (part == "objective" or self.branches == "sequential")
+        return self.compile in (part, "all")
+
+    @pydantic.model_validator(mode="after")
+    def _streams_or_compiled(self) -> "ScalingConfig":
+        if self.branches == "streams" and self.compile in ("networks", "all"):
+            raise ValueError(
+                f"scaling.branches=streams: a compiled network (scaling.compile={self.compile}) runs on one stream; "
+                f"compile the objective alone, or leave branches sequential"
+            )
+        return self
 
     @pydantic.field_validator("checkpoints")
     @classmethod
@@ -157,6 +187,9 @@ class TransferConfig(Settings):
     augment: AugmentConfig = AugmentConfig(crop=None)
     protocol: Protocol = Holdout()
     panels: int = Field(4, ge=0)  # test patches kept as pictures
+    feature_cache_gb: float = Field(
+        4.0, ge=0
+    )  # frozen, batchnorm fixed, no random crop: features kept on the device; 0: none
 
 
 class ProbeConfig(Settings):

@@ -16,7 +16,7 @@ from cromss.networks.encoders import load_encoder, save_encoder
 from cromss.sensors import SENTINEL2
 from cromss.training import pretraining
 from cromss.training.downstream import judge
-from cromss.training.loop import Inputs
+from cromss.training.state import Inputs
 
 
 def test_a_contract_tells_stored_from_physical_values():

@@ -4,6 +4,7 @@ Everything is drawn from `batch.keys`, so a patch of an epoch looks the same in 
 """
 
 import dataclasses
+from dataclasses import dataclass
 
 import pydantic
 import torch
@@ -21,24 +22,79 @@ class AugmentConfig(Settings):
     rotate: float = pydantic.Field(0.2, ge=0, le=1)
 
 
+@dataclass(frozen=True)
+class Draws:
+    """What is drawn for B patches: a window, and one of the eight symmetries of the square for it.
+
+    A window is read from its last row on (`rows_reversed`), from its last column on (`columns_reversed`), then transposed:
+    every sequence of flips and quarter turns is one of these eight, and one only.
+
+    top, left  (B,) int64, the window's corner in the patch
+    transposed, rows_reversed, columns_reversed  (B,) bool
+    size       (height, width) of the window
+    """
+
+    top: Tensor
+    left: Tensor
+    transposed: Tensor
+    rows_reversed: Tensor
+    columns_reversed: Tensor
+    size: tuple[int, int]
+
+    @property
+    def views(self) -> Tensor:
+        """(B,) int64 in 0..7, the symmetry's number; 0: the window as it is."""
+        return 4 * self.transposed.long() + 2 * self.rows_reversed.long() + self.columns_reversed.long()
+
+
 def augment(batch: Batch, config: AugmentConfig) -> Batch:
     """Random crop, flips and quarter turns, the same for every map of a patch.
 
+    On the device of the labels, which is never waited for. Raises ValueError as `draw`.
+    """
+    keys = batch.keys.to(batch.labels.device, non_blocking=True)
+    height, width = batch.labels.shape[-2:]
+    draws = draw(keys, config, (height, width))
+    index = _source_index(draws, width)
+    return _map(batch, lambda pixels: _pick(pixels, index, draws.size))
+
+
+def draw(keys: Tensor, config: AugmentConfig, size: tuple[int, int]) -> Draws:
+    """What `augment` does to patches of `size` (height, width) with these keys (B,); computed on the keys' device.
+
     Raises ValueError when the crop is larger than the patch, or a patch that is not square would have to turn.
     """
-    height, width = batch.labels.shape[-2:]
+    height, width = size
     crop_height, crop_width = _crop_size(config.crop, height, width)
     if config.rotate and crop_height != crop_width:
         raise ValueError(
             f"augment.rotate={config.rotate}: patches of {height} x {width} cannot make quarter turns; "
             "set augment.crop, or augment.rotate=0"
         )
-    top = (uniform(batch.keys, 0) * (height - crop_height + 1)).long()
-    left = (uniform(batch.keys, 1) * (width - crop_width + 1)).long()
-    flip_rows, flip_columns = uniform(batch.keys, 2) < config.flip, uniform(batch.keys, 3) < config.flip
-    turns = torch.where(uniform(batch.keys, 4) < config.rotate, 1 + (uniform(batch.keys, 5) * 3).long(), 0)
-    index = _source_index(top, left, flip_rows, flip_columns, turns, (crop_height, crop_width), width)
-    return _map(batch, lambda pixels: _pick(pixels, index, (crop_height, crop_width)))
+    top = (uniform(keys, 0) * (height - crop_height + 1)).long()
+    left = (uniform(keys, 1) * (width - crop_width + 1)).long()
+    flip_rows, flip_columns = uniform(keys, 2) < config.flip, uniform(keys, 3) < config.flip
+    turns = torch.where(uniform(keys, 4) < config.rotate, 1 + (uniform(keys, 5) * 3).long(), 0)
+    return symmetry(flip_rows, flip_columns, turns, top=top, left=left, size=(crop_height, crop_width))
+
+
+def symmetry(
+    flip_rows: Tensor, flip_columns: Tensor, turns: Tensor, *, top: Tensor, left: Tensor, size: tuple[int, int]
+) -> Draws:  # fmt: skip
+    """The one symmetry that flips (B,) bool, then `turns` (B,) quarter turns counter-clockwise, amount to."""
+    return Draws(
+        top=top,
+        left=left,
+        transposed=turns % 2 == 1,
+        rows_reversed=flip_rows ^ (turns >= 2),
+        columns_reversed=flip_columns ^ ((turns == 1) | (turns == 2)),
+        size=size,
+    )
+
+
+def crops(config: AugmentConfig, size: tuple[int, int]) -> bool:
+    """Whether patches of `size` (height, width) are cropped at random: else an epoch shows one of eight views of them."""
+    return _crop_size(config.crop, *size) != tuple(size)
 
 
 def centre_crop(batch: Batch, crop: int | None) -> Batch:
@@ -78,28 +134,24 @@ def _crop_size(crop: int | None, height: int, width: int) -> tuple[int, int]:
     return crop, crop
 
 
-def _source_index(
-    top: Tensor,
-    left: Tensor,
-    flip_rows: Tensor,
-    flip_columns: Tensor,
-    turns: Tensor,
-    size: tuple[int, int],
-    width: int,
-) -> Tensor:
-    """(B, h w): which pixel of the flattened patch each pixel of the result is."""
-    height, across = size
-    row = torch.arange(height, device=top.device).view(1, -1, 1).expand(len(top), -1, across)
-    column = torch.arange(across, device=top.device).view(1, 1, -1).expand(len(top), height, -1)
-    turns = turns.view(-1, 1, 1)
-    last = across - 1  # turns happen on squares only
-    turned_row, turned_column = row, column
-    for turn, source in ((1, (column, last - row)), (2, (last - row, last - column)), (3, (last - column, row))):
-        turned_row = torch.where(turns == turn, source[0], turned_row)
-        turned_column = torch.where(turns == turn, source[1], turned_column)
-    turned_row = torch.where(flip_rows.view(-1, 1, 1), height - 1 - turned_row, turned_row)
-    turned_column = torch.where(flip_columns.view(-1, 1, 1), last - turned_column, turned_column)
-    return ((turned_row + top.view(-1, 1, 1)) * width + turned_column + left.view(-1, 1, 1)).flatten(1)
+def _source_index(draws: Draws, width: int) -> Tensor:
+    """(B, h w): which pixel of the flattened patch, `width` pixels wide, each pixel of the result is.
+
+    A sum of one term per row and one per column of the result.
+    """
+    height, across = draws.size
+    row = _line(height, draws.top, draws.rows_reversed) * width
+    column = _line(across, draws.left, draws.columns_reversed)
+    if height == across:  # turns happen on squares only
+        transposed = draws.transposed[:, None]
+        row, column = torch.where(transposed, column, row), torch.where(transposed, row, column)
+    return (row[:, :, None] + column[:, None, :]).flatten(1)
+
+
+def _line(length: int, first: Tensor, reverse: Tensor) -> Tensor:
+    """(B, length): first, first + 1, ..., the other way round where `reverse`."""
+    steps = torch.arange(length, device=first.device)
+    return first[:, None] + torch.where(reverse[:, None], length - 1 - steps, steps)
 
 
 def _pick(pixels: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -87,23 +88,26 @@ class Batch:
             images[name] = self.images[name] if same else self.images[name][:, [held.index(band) for band in wanted]]
         return replace(self, images=images, bands=dict(bands))
 
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The same batch with `change` done to each of its tensors."""
+
+        def maybe(tensor: torch.Tensor | None) -> torch.Tensor | None:
+            return None if tensor is None else change(tensor)
+
+        return replace(
+            self,
+            images={name: change(image) for name, image in self.images.items()},
+            labels=change(self.labels),
+            epochs=change(self.epochs),
+            keys=change(self.keys),
+            clean=maybe(self.clean),
+            valid=maybe(self.valid),
+            seasons=maybe(self.seasons),
+        )
+
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device` (asynchronously from pinned memory)."""
-
-        def move(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return Batch(
-            images={name: move(image) for name, image in self.images.items()},
-            bands=self.bands,
-            labels=move(self.labels),
-            ids=self.ids,
-            epochs=self.epochs,
-            keys=self.keys,
-            clean=move(self.clean),
-            valid=move(self.valid),
-            seasons=move(self.seasons),
-        )
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 def trainable(label: np.ndarray, valid: np.ndarray | None) -> bool:

@@ -8,11 +8,13 @@ Every network: images {modality: (B, C, H, W) float} -> logits {modality: (B, K,
 """
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import pydantic
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from cromss.networks.encoders import Backbone, build_encoder, named_errors
 from cromss.networks.segmenter import Segmenter, drop_unused, example_image, require_divisible
@@ -85,16 +87,30 @@ Fusion = Annotated[Single | Middle | Late, pydantic.Field(discriminator="kind")]
 
 
 class FusionNetwork(nn.Module):
-    """Images in, logits out, keyed by modality. `logits` runs one modality alone."""
+    """Images in, logits out, keyed by modality. `logits` runs one modality alone.
+
+    `side_by_side`: on a GPU, what the modalities do not share runs on a CUDA stream each.
+    """
 
     modalities: tuple[str, ...]
+    side_by_side = False
 
     def forward(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.side_by_side and images[self.modalities[0]].is_cuda:
+            return _on_streams(self, images)
         return {modality: self.logits(modality, images[modality]) for modality in self.modalities}
 
     def logits(self, modality: str, image: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, K, H, W)."""
+        return self.shared(modality, self.alone(modality, image))
+
+    def alone(self, modality: str, image: Tensor) -> Any:
+        """The modality's own part of the network."""
         raise NotImplementedError
+
+    def shared(self, modality: str, features: Any) -> Tensor:
+        """What comes after it: the part that the modalities have in common, one after the other."""
+        return features
 
     def encoder(self, modality: str) -> nn.Module:
         """The encoder of one modality. Raises ValueError for a modality this network was built without."""
@@ -111,7 +127,7 @@ class SeparateNetworks(FusionNetwork):
         self.modalities = tuple(channels)
         self.networks = nn.ModuleDict({name: _unet(backbone, count, classes) for name, count in channels.items()})
 
-    def logits(self, modality: str, image: Tensor) -> Tensor:
+    def alone(self, modality: str, image: Tensor) -> Tensor:
         return self.networks[modality](image)
 
     def _encoder(self, modality: str) -> nn.Module:
@@ -131,13 +147,15 @@ class SharedDecoder(FusionNetwork):
         self.decoder = unet.decoder
         self.head = unet.head
 
-    def logits(self, modality: str, image: Tensor) -> Tensor:
-        encoder = self.encoders[modality]
-        require_divisible(image, encoder)
+    def alone(self, modality: str, image: Tensor) -> list[Tensor]:
+        require_divisible(image, self.encoders[modality])
+        return self.encoders[modality](image)
+
+    def shared(self, modality: str, features: list[Tensor]) -> Tensor:
         for module in self.decoder.modules():
             if isinstance(module, ModalityBatchNorm):
                 module.modality = modality
-        return self.head(self.decoder(encoder(image)))
+        return self.head(self.decoder(features))
 
     def _encoder(self, modality: str) -> nn.Module:
         return self.encoders[modality]
@@ -166,6 +184,22 @@ def _split_statistics(decoder: nn.Module, modalities: tuple[str, ...]) -> None:
         for name, child in module.named_children():
             if isinstance(child, nn.BatchNorm2d):
                 setattr(module, name, ModalityBatchNorm(child, modalities))
+
+
+def _on_streams(network: FusionNetwork, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Autograd runs the backward pass on the streams of the forward pass, by itself."""
+    main, features = torch.cuda.current_stream(), {}
+    streams = {modality: torch.cuda.Stream() for modality in network.modalities}
+    for stream in streams.values():  # all fork from here, none from what another has enqueued
+        stream.wait_stream(main)
+    for modality, stream in streams.items():
+        with torch.cuda.stream(stream):
+            features[modality] = network.alone(modality, images[modality])
+    for stream in streams.values():
+        main.wait_stream(stream)
+    for tensor in tree_leaves(features):
+        tensor.record_stream(main)  # or the allocator would give it back to its stream while `shared` still reads it
+    return {modality: network.shared(modality, features[modality]) for modality in network.modalities}
 
 
 def _built(

@@ -4,15 +4,16 @@ import json
 import os
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from cromss.config import TransferConfig
 from cromss.contract import Contract, drift, require_same
-from cromss.data.augment import augment, centre_crop
+from cromss.data.augment import augment, centre_crop, draw
 from cromss.data.patch import Batch
 from cromss.data.plan import Plan
 from cromss.data.store import PatchStore
@@ -21,11 +22,14 @@ from cromss.landcover import IGNORE
 from cromss.networks.encoders import load_encoder
 from cromss.networks.heads import freeze, load_into
 from cromss.networks.scaling import Scaling
+from cromss.networks.segmenter import Segmenter
 from cromss.objective.losses import weighted_cross_entropy, weighted_dice
-from cromss.training.loop import Inputs, make_scheduler, step_schedule
+from cromss.training.features import CachedEncoder, cached_encoder, some
+from cromss.training.loop import make_scheduler, step_schedule
 from cromss.training.metrics import Confusion, scores
 from cromss.training.pictures import views
 from cromss.training.sentinel import Sentinel
+from cromss.training.state import Inputs, autocast
 
 
 def judge(
@@ -50,7 +54,8 @@ def judge(
     encoder   a .safetensors encoder with its card, or None for random weights of `architecture`
     sentinel  stop when the first patches do not look like the store (data.sentinel)
     bands     what a random encoder reads (default: the store's); a pretrained one says so itself
-    Returns the scores, the confusion matrix (rows true) and where they came from; also written to `out/result.json`.
+    Returns the scores, the confusion matrix (rows true) and where they came from; `encoder_passes`, the images that the
+    encoder was run on in training, and `encoder_passes_saved` by its features' cache. Also written to `out/result.json`.
     Calling it again after it finished returns the written result.
     """
     finished = out / "result.json"
@@ -67,20 +72,25 @@ def judge(
     pairs = [("train", "test")] if config.protocol.kind == "holdout" else [("train", "test"), ("test", "train")]
     confusion = np.zeros((len(store.scheme),) * 2, np.int64)
     pictures: list[dict[str, np.ndarray]] = []
-    steps = 0
+    steps = passes = saved = 0
     for turn, (learn, test) in enumerate(pairs):
 
         def after(step: int, metrics: dict[str, float], epoch: float, turn: int = turn, before: int = steps) -> None:
             journal(before + step, metrics, turn * config.epochs + epoch)
 
         network = _network(config, inputs, modality, mode, state, architecture, len(store.scheme), seed).to(device)
-        steps += _train(network, config, store, inputs, modality, learn, seed, device, sentinel, after)
+        if device.type == "cuda":
+            network = network.to(memory_format=torch.channels_last)
+        trained = _train(network, config, store, inputs, modality, mode, learn, seed, device, sentinel, after)
+        steps, passes, saved = steps + trained.steps, passes + trained.passes, saved + trained.saved
         counts, shown = _score(network, config, store, inputs, modality, test, device)
         confusion += counts
         pictures.append(shown)
     result = _result(confusion, store, config, modality, mode, repeat) | {
         "seconds": time.monotonic() - began,
         "drift": drift(ours, contract) if contract is not None else [],
+        "encoder_passes": passes,
+        "encoder_passes_saved": saved,
     }
     out.mkdir(parents=True, exist_ok=True)
     if config.panels and pictures[0]:
@@ -119,7 +129,7 @@ def fed(
 def _network(
     config: TransferConfig, inputs: Inputs, modality: str, mode: str, state: dict[str, torch.Tensor] | None,
     architecture: str, classes: int, seed: int,
-) -> torch.nn.Module:  # fmt: skip
+) -> Segmenter:  # fmt: skip
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = config.head.build(architecture, len(inputs.bands[modality]), classes)
@@ -130,11 +140,16 @@ def _network(
     return network
 
 
+class _Trained(NamedTuple):
+    steps: int
+    passes: int  # images that the encoder was run on
+    saved: int  # images whose features it had computed before
+
+
 def _train(
-    network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str, seed: int,
-    device: torch.device, sentinel: bool, journal: Callable[[int, dict[str, float], float], None],
-) -> int:  # fmt: skip
-    """Returns the steps taken."""
+    network: Segmenter, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, mode: str, split: str,
+    seed: int, device: torch.device, sentinel: bool, journal: Callable[[int, dict[str, float], float], None],
+) -> _Trained:  # fmt: skip
     patches = store.places(split)
     batch_size = min(config.batch_size, patches)
     if batch_size < 2:
@@ -149,16 +164,15 @@ def _train(
     generator_state = torch.random.get_rng_state()
     torch.manual_seed(seed)  # dropout of the head
     network.train()
+    cached = cached_encoder(network, config, mode, store.size, len(inputs.bands[modality]))
     total, steps = torch.zeros((), device=device), 0
     batches = open_batches(store, plan, bands=inputs.bands, reader=DirectReader())
     if sentinel:
         contracts = {modality: store.contract(modality).select(inputs.bands[modality], str(store.path))}
         batches = Sentinel(contracts, store.manifest.statistics[split], store.described(split)).watch(batches)
     for step, batch in enumerate(batches):
-        batch = augment(batch.to(device), config.augment)
-        labels, unit = _labels(batch), torch.ones_like(batch.labels, dtype=torch.float32)
-        logits = network(inputs(batch)[modality]).float()
-        loss = weighted_cross_entropy(logits, labels, unit) + weighted_dice(logits, labels, unit)
+        logits, labels = _seen(network, batch, config, inputs, modality, device, cached)
+        loss = transfer_loss(logits, labels)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -171,12 +185,40 @@ def _train(
             step_schedule(scheduler, mean)
             total, steps = torch.zeros((), device=device), 0
     torch.random.set_rng_state(generator_state)
-    return plan.steps
+    if cached is None:
+        return _Trained(plan.steps, passes=plan.steps * batch_size, saved=0)
+    return _Trained(plan.steps, cached.passes, cached.saved)
+
+
+def _seen(
+    network: Segmenter, batch: Batch, config: TransferConfig, inputs: Inputs, modality: str, device: torch.device,
+    cached: CachedEncoder | None,
+) -> tuple[torch.Tensor, torch.Tensor]:  # fmt: skip
+    """(logits, labels) of an augmented batch. Its pixels go no way where the encoder's features of them are at hand."""
+
+    def image(batch: Batch) -> torch.Tensor:
+        return inputs(batch)[modality]
+
+    if cached is None:
+        batch = augment(batch.to(device), config.augment)
+        with autocast(device, "auto"):
+            return network(image(batch)).float(), _labels(batch)
+    views = draw(batch.keys, config.augment, batch.labels.shape[-2:]).views.tolist()  # the keys are on the CPU still
+    with autocast(device, "auto"):
+        stages = cached(batch.ids, views, lambda rows: image(augment(some(batch, rows).to(device), config.augment)))
+        logits = network.head(network.decoder(stages)).float()
+    return logits, _labels(augment(replace(batch, images={}).to(device), config.augment))
+
+
+def transfer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """CE + Dice of logits (B, C, H, W), every labelled pixel of labels (B, H, W) alike."""
+    unit = torch.ones_like(labels, dtype=torch.float32)
+    return weighted_cross_entropy(logits, labels, unit) + weighted_dice(logits, labels, unit)
 
 
 @torch.no_grad()
 def _score(
-    network: torch.nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str,
+    network: Segmenter, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str,
     device: torch.device,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
     network.eval()
@@ -187,7 +229,8 @@ def _score(
     for batch in open_rows(store, split=split, batch_size=config.batch_size):
         whole = centre_crop(batch, config.augment.crop)
         moved = whole.with_bands(inputs.bands).to(device)
-        logits = network(inputs(moved)[modality]).float()
+        with autocast(device, "auto"):
+            logits = network(inputs(moved)[modality]).float()
         labels = _labels(moved)
         confusion.update(logits, labels)
         rows = [row for row in range(len(whole)) if (seen + row) % every == every // 2][: config.panels]

@@ -10,12 +10,13 @@ import torch.distributed as dist
 from torch import nn
 
 from cromss.config import RunConfig, Schedule
-from cromss.data.augment import augment, centre_crop
+from cromss.data.augment import centre_crop
 from cromss.data.patch import Batch
-from cromss.networks.scaling import Scaling
 from cromss.objective.crossmodal import CrossModalObjective
-from cromss.sensors import sensor
 from cromss.training.metrics import Confusion, scores
+from cromss.training.state import Inputs, Training, autocast
+from cromss.training.step import Step
+from cromss.training.uploads import uploaded
 
 
 class Schedulable(Protocol):
@@ -24,45 +25,6 @@ class Schedulable(Protocol):
     steps: int
 
     def epoch_of(self, step: int) -> int: ...
-
-
-@dataclass
-class Training:
-    """Everything that a checkpoint must bring back."""
-
-    network: nn.Module  # as trained: wrapped by DDP where there are several workers
-    optimizer: torch.optim.Optimizer
-    scheduler: Any  # a torch LR scheduler, stepped once an epoch
-    step: int = 0
-
-    @property
-    def module(self) -> nn.Module:
-        """The network without its DDP wrapper."""
-        return self.network.module if hasattr(self.network, "module") else self.network
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """How stored pixels become network input: bands per modality, the store's encoding, the scaling."""
-
-    bands: dict[str, tuple[str, ...]]
-    encoding: str
-    scaling: Scaling
-
-    def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
-        """modality -> float (B,C,H,W), channels last in memory. Raises ValueError for a batch of other bands."""
-        for name, bands in self.bands.items():
-            if batch.bands.get(name) != bands:
-                raise ValueError(
-                    f"{name}: the network reads {', '.join(bands)}, the batch holds "
-                    f"{', '.join(batch.bands.get(name, ('nothing',)))}; valid names: {', '.join(sensor(name).bands)}"
-                )
-        return {
-            name: self.scaling(batch.images[name], sensor(name), bands, self.encoding).contiguous(
-                memory_format=torch.channels_last
-            )
-            for name, bands in self.bands.items()
-        }
 
 
 @dataclass
@@ -110,41 +72,26 @@ def fit(
     say: Callable[[str], None] = lambda line: None,
     observe: Callable[[Batch, dict[str, torch.Tensor], float, float], None] | None = None,
     say_every: float = 10.0,
+    micro_batch: int | None = None,
 ) -> None:
-    """Train from `training.step` to the end of the plan.
+    """Train from `training.step` to the end of the plan, `micro_batch` pairs at a time (None: a worker's all).
 
     `batches` must start at that step. After each epoch: validate, step the schedule on `val/loss`, call `at_epoch_end`.
-    `observe(batch, logits, alpha, gamma)` sees the last epoch's steps. Raises FloatingPointError for a loss that is not
-    finite, before the optimizer moves.
+    `observe(batch, logits, alpha, gamma)` sees the last epoch's steps. Raises FloatingPointError, naming the step, for a
+    loss that is not finite, before the optimizer moves.
     """
-    objective = CrossModalObjective(config.objective)
+    step = Step(training, config, inputs, classes, device, micro_batch)
     world = dist.get_world_size() if dist.is_initialized() else 1
     meter, said, began, first = Meter(), time.monotonic(), time.monotonic(), training.step
     last_epoch = plan.epoch_of(plan.steps - 1)
     training.network.train()
-    for batch, waited in _timed(batches):
+    for batch, waited in _timed(uploaded(batches, device, config.scaling.double_buffer)):
         epoch = plan.epoch_of(training.step)
-        alpha = config.objective.alpha_at(epoch, config.ramp_epochs)
-        gamma = config.objective.gamma_at(epoch, config.ramp_epochs)
-        batch = augment(batch.to(device), config.data.augment)
-        targets = config.objective.smoothing(batch.labels, batch.seasons, classes)
-        with autocast(device, config.optim.precision):
-            logits = training.network(inputs(batch))
-        outcome = objective(
-            logits, batch.labels, alpha=alpha, gamma=gamma, targets=targets, valid=batch.valid, clean=batch.clean
-        )
-        if not _finite_everywhere(outcome.loss):
-            raise FloatingPointError(
-                f"step {training.step}: the loss is not finite ({float(outcome.loss.detach())} on this worker); lower "
-                f"optim.lr={config.optim.lr:g} or look at the patches of this step: {', '.join(batch.ids[:4])}, ..."
-            )
-        training.optimizer.zero_grad(set_to_none=True)
-        outcome.loss.backward()
-        training.optimizer.step()
-        training.step += 1
-        meter.add(_parts(outcome), len(batch), waited)
+        outcome = step(batch, epoch)
+        alpha, gamma = outcome.alpha, outcome.gamma
+        meter.add(_parts(outcome.parts), len(batch), waited)
         if observe and epoch == last_epoch:
-            observe(batch, {name: z.detach() for name, z in logits.items()}, alpha, gamma)
+            observe(outcome.batch, outcome.logits, alpha, gamma)
         done = training.step >= plan.steps
         if time.monotonic() - said > say_every and not done:
             say(_line(training.step, plan, epoch, alpha, gamma, meter.read(world), began, first))
@@ -157,6 +104,7 @@ def fit(
                 "train/lr": training.optimizer.param_groups[0]["lr"],
             }
             say(_line(training.step, plan, epoch, alpha, gamma, metrics, began, first))
+            step.finite.check()
             share_buffers(training.module)
             metrics |= validate()
             training.network.train()
@@ -237,18 +185,6 @@ def share_buffers(module: nn.Module) -> None:
             dist.broadcast(buffer, 0)
 
 
-def device_precision(device: torch.device, precision: str) -> torch.dtype:
-    """The autocast type of a run: bfloat16 where it was asked for or, under `auto`, where the GPU has it."""
-    capable = device.type == "cuda" and torch.cuda.is_bf16_supported()
-    return torch.bfloat16 if precision == "bfloat16" or (precision == "auto" and capable) else torch.float32
-
-
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context of the network's forward pass."""
-    dtype = device_precision(device, precision)
-    return torch.autocast(device.type, torch.bfloat16, enabled=dtype is torch.bfloat16)
-
-
 def _parts(outcome: Any) -> dict[str, torch.Tensor]:
     parts = {"loss": outcome.loss, "segmentation": outcome.segmentation, "consistency": outcome.consistency}
     for name in outcome.cross_entropy:
@@ -292,14 +228,6 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(int(seconds + 0.5), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
-
-
-def _finite_everywhere(loss: torch.Tensor) -> bool:
-    """Every rank must stop at the same step, or the others wait for ever in the next all-reduce."""
-    flag = torch.isfinite(loss).to(torch.float32)
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(flag, dist.ReduceOp.MIN)
-    return bool(flag)
 
 
 def _sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:

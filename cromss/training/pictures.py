@@ -12,7 +12,7 @@ from cromss.data.store import PatchStore
 from cromss.data.stream import open_rows
 from cromss.objective.crossmodal import CrossModalObjective
 from cromss.sensors import SENTINEL1, SENTINEL2, Sensor
-from cromss.training.loop import Inputs
+from cromss.training.state import Inputs
 
 TRUE_COLOUR = ("B4", "B3", "B2")
 _CLEAR_AIR = (330.0, 480.0, 750.0)  # DN that a clear sky adds to them at the top of the atmosphere

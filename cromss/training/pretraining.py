@@ -29,12 +29,14 @@ from cromss.data.stream import open_batches, open_rows
 from cromss.files import Folder
 from cromss.networks.encoders import EncoderCard, save_encoder
 from cromss.training import checkpoint
-from cromss.training.loop import EpochEnd, Inputs, Training, evaluate, fit, make_scheduler
+from cromss.training.loop import EpochEnd, evaluate, fit, make_scheduler
+from cromss.training.microbatch import choose
 from cromss.training.noise import NoiseMeter
 from cromss.training.pictures import pretraining_panels
 from cromss.training.probe import probe
 from cromss.training.rows import journalled
 from cromss.training.sentinel import Sentinel
+from cromss.training.state import Inputs, Training
 
 FEW = 8  # places: a validation loss of fewer says little
 
@@ -135,7 +137,13 @@ def run(
     device = torch.device(device)
     inputs, classes = inputs_for(config, store), len(store.scheme)
     plan, held = make_plan(config, store)
-    training = start(config, build(config, inputs, classes).to(device), world)
+    network = build(config, inputs, classes).to(device)
+    micro_batch = choose(
+        config, network, {name: len(bands) for name, bands in inputs.bands.items()}, config.optim.batch_size // world,
+        (config.data.augment.crop,) * 2 if config.data.augment.crop else store.size, device,
+        say if rank == 0 else lambda line: None,
+    )  # fmt: skip
+    training = start(config, network, world)
     past = _resume(training, config, store, out, say if rank == 0 else lambda line: None)
     if training.step >= plan.steps and (out / "pretraining.json").exists():
         return json.loads((out / "pretraining.json").read_text())
@@ -179,7 +187,7 @@ def run(
             batches = journalled(batches, out / "rows", rank, world, training.step, _attempt(world))
         fit(
             training, batches, plan, config, inputs, classes=classes, device=device, validate=validate,
-            at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise,
+            at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise, micro_batch=micro_batch,
         )  # fmt: skip
     result = {
         "steps": plan.steps,
@@ -217,14 +225,21 @@ def _attempt(world: int) -> str:
 
 def start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
     """The network, its optimizer and its schedule at step 0."""
-    network = network.to(memory_format=torch.channels_last)  # convolutions run 15 to 35 % faster, on CPU too
-    if config.scaling.compile:
+    scaling, device = config.scaling, next(network.parameters()).device
+    if scaling.channels_last:  # convolutions run 15 to 35 % faster, on CPU too
+        network = network.to(memory_format=torch.channels_last)
+    network.side_by_side = scaling.branches == "streams"
+    if scaling.compiles("networks", device):
         torch._dynamo.config.suppress_errors = True  # where no compiler is found the eager network runs, with a warning
         network.compile()
     # Buffers are shared before evaluation and saving only (loop.share_buffers): each worker's BatchNorm sees its own batch.
-    wrapped = DistributedDataParallel(network, broadcast_buffers=False) if world > 1 else network
+    wrapped = network
+    if world > 1:  # a bucket of gradients travels while the next is computed, and the gradients are the buckets' memory
+        wrapped = DistributedDataParallel(
+            network, broadcast_buffers=False, bucket_cap_mb=scaling.bucket_mb, gradient_as_bucket_view=True
+        )
     optimizer = torch.optim.Adam(
-        network.parameters(), config.optim.lr, weight_decay=config.optim.weight_decay, fused=True
+        network.parameters(), config.optim.lr, weight_decay=config.optim.weight_decay, fused=scaling.fused_adam
     )
     return Training(wrapped, optimizer, make_scheduler(optimizer, config.optim.schedule))
 

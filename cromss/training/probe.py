@@ -10,8 +10,8 @@ from torch.nn import functional as F
 from cromss.config import ProbeConfig
 from cromss.data.patch import Batch
 from cromss.landcover import IGNORE
-from cromss.training.loop import Inputs
 from cromss.training.metrics import Confusion, scores
+from cromss.training.state import Inputs
 
 
 def probe(

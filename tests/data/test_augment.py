@@ -1,10 +1,14 @@
+import hashlib
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cromss.data.augment import AugmentConfig, augment, centre_crop, uniform
+from cromss.data.augment import AugmentConfig, augment, centre_crop, crops, draw, symmetry, uniform
 from cromss.data.patch import Batch
 
 SIZE = 12
@@ -44,8 +48,8 @@ def test_the_draws_are_those_of_splitmix64():
     # first outputs of the reference implementation (Vigna, splitmix64.c) for the seeds 0 and 1234567
     outputs = {0: [0xE220A8397B1DCDAF], 1234567: [6457827717110365317, 3203168211198807973, 9817491932198370423]}
     for seed, numbers in outputs.items():
-        for draw, number in enumerate(numbers):
-            assert uniform(torch.tensor([seed]), draw).item() == (number >> 11) / 2**53
+        for which, number in enumerate(numbers):
+            assert uniform(torch.tensor([seed]), which).item() == (number >> 11) / 2**53
 
 
 @given(KEYS, CONFIGS)
@@ -139,3 +143,69 @@ def test_patches_that_are_not_square_cannot_turn():
     batch.labels = batch.labels[:, :6]
     with pytest.raises(ValueError, match=r"6 x 12 cannot make quarter turns; set augment\.crop"):
         augment(batch, AugmentConfig(crop=None))
+
+
+def seen_as(view, patch):
+    """The numbered symmetry of a patch (H, W), in numpy."""
+    patch = patch[::-1] if view & 2 else patch
+    patch = patch[:, ::-1] if view & 1 else patch
+    return patch.T if view & 4 else patch
+
+
+def test_sixteen_draws_of_flips_and_turns_are_eight_views():
+    patch, found = np.arange(SIZE * SIZE).reshape(SIZE, SIZE), {}
+    for flip_rows, flip_columns, turns in itertools.product([False, True], [False, True], range(4)):
+        flipped = patch[::-1] if flip_rows else patch
+        expected = np.rot90(flipped[:, ::-1] if flip_columns else flipped, turns)
+        (view,) = symmetry(
+            torch.tensor([flip_rows]), torch.tensor([flip_columns]), torch.tensor([turns]),
+            top=torch.zeros(1), left=torch.zeros(1), size=(SIZE, SIZE),
+        ).views.tolist()  # fmt: skip
+        assert np.array_equal(seen_as(view, patch), expected)
+        found.setdefault(view, []).append(expected.tobytes())
+    assert sorted(found) == list(range(8))
+    assert [len(same) for same in found.values()] == [2] * 8
+    assert len({image for same in found.values() for image in same}) == 8
+
+
+@given(KEYS, st.sampled_from([0.0, 0.5, 1.0]), st.sampled_from([0.0, 0.5, 1.0]))
+@settings(max_examples=50, deadline=None)
+def test_the_view_says_what_augment_does_to_a_whole_patch(keys, flip, rotate):
+    config, patch = AugmentConfig(crop=None, flip=flip, rotate=rotate), np.arange(SIZE * SIZE).reshape(SIZE, SIZE)
+    views = draw(torch.tensor(keys), config, (SIZE, SIZE)).views.tolist()
+    for view, row in zip(views, augment(batch_of(keys), config).labels.numpy(), strict=True):
+        assert np.array_equal(row, seen_as(view, patch))
+
+
+def test_patches_that_are_not_square_have_four_views():
+    keys = torch.tensor(np.random.default_rng(0).integers(-(2**63), 2**63 - 1, 200))
+    config = AugmentConfig(crop=None, rotate=0)
+    batch = batch_of(keys.tolist())
+    batch = replace(batch, images={}, clean=None, valid=None, seasons=None, labels=batch.labels[:, :5])
+    views = draw(keys, config, (5, SIZE)).views.tolist()
+    assert set(views) == {0, 1, 2, 3}
+    for view, row in zip(views, augment(batch, config).labels.numpy(), strict=True):
+        assert np.array_equal(row, seen_as(view, np.arange(5 * SIZE).reshape(5, SIZE)))
+
+
+def test_a_crop_is_random_unless_it_is_the_whole_patch():
+    assert not crops(AugmentConfig(crop=None), (12, 10))
+    assert not crops(AugmentConfig(crop=12), (12, 12))
+    assert crops(AugmentConfig(crop=10), (12, 10))
+
+
+def test_a_key_gives_the_augmentation_it_always_gave():
+    out = augment(batch_of(range(-32, 32)), AugmentConfig(crop=5, flip=0.5, rotate=0.5)).labels
+    digest = hashlib.sha256(out.numpy().tobytes()).hexdigest()
+    assert digest == "ca78b6f87a08fdb4e53f35fbde3186a7c8f8569b60e5fe0215edc33894d4bfe8"
+
+
+@pytest.mark.parametrize("keys_on", ["cpu", "meta"])
+def test_augment_never_waits_for_the_device(keys_on):
+    # A meta tensor has no numbers: whoever asks for one fails.
+    known = batch_of(range(6))
+    batch = known.to("meta")
+    batch.keys = known.keys.to(keys_on)
+    out = augment(batch, AugmentConfig(crop=5))
+    assert (out.labels.device.type, out.labels.shape) == ("meta", (6, 5, 5))
+    assert out.images["s1"].shape == (6, 2, 5, 5)
