@@ -90,17 +90,25 @@ def read_sweep(out: str | Path) -> dict[str, Any]:
 
 
 def read_trials(out: str | Path) -> list[dict[str, Any]]:
-    """Every trial of a run folder, each with its `folder`, missing keys filled in, sorted by key.
+    """Every trial of a run folder, sorted by key, as `read_trial` gives it."""
+    return [read_trial(folder) for folder in trial_folders(out)]
 
-    A trial without a readable `trial.json` counts as running: it has only begun.
-    """
+
+def trial_folders(out: str | Path) -> list[Path]:
+    """Where the trials of a run folder lie, sorted; a single run is its own only trial."""
     out = Path(out)
-    single = (out / "trial.json").exists()
-    folders = [out] if single else sorted(path for path in out.glob("trials/*") if path.is_dir())
-    return [_trial(folder) for folder in folders]
+    if (out / "trial.json").exists():
+        return [out]
+    try:
+        with os.scandir(out / "trials") as found:
+            return [out / "trials" / name for name in sorted(entry.name for entry in found if entry.is_dir())]
+    except FileNotFoundError:
+        return []
 
 
-def _trial(folder: Path) -> dict[str, Any]:
+def read_trial(folder: Path) -> dict[str, Any]:
+    """One trial with its `folder`, missing keys filled in. Without a readable `trial.json` it counts as running: it has
+    only begun."""
     empty = {"key": folder.name, "arm": folder.name, "seed": 0, "status": "running", "reason": "", "command": "",
              "config": {}, "parameters": {}, "final": {}, "downstream": [], "noise": None, "seconds": None}  # fmt: skip
     found = {key: value for key, value in (read_json(folder / "trial.json") or {}).items() if value is not None}

@@ -440,7 +440,8 @@ class _Run:
 
         trial = self.best.trials[0] if self.best else self.trials[0]
         facts = {"run folder": str(self.folder.resolve()), "command": self.sweep.get("command") or trial["command"],
-                 "begun": self.sweep.get("created", ""), "pretraining store": self.sweep.get("store_digest", ""),
+                 "begun": self.sweep.get("created", ""), "budget": self.sweep.get("budget", ""),
+                 "spent": self.sweep.get("spent", ""), "pretraining store": self.sweep.get("store_digest", ""),
                  "downstream store": self.sweep.get("downstream_digest", ""), "versions": _versions()}  # fmt: skip
         if (seen := self.sweep.get("overlap", {})).get("shared"):
             facts["test tiles on pretraining tiles"] = f"{seen['shared']} of {seen['tiles']}"

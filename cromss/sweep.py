@@ -1,7 +1,8 @@
 """`python -m cromss.sweep [SPACE] [--data STORE] [--downstream STORE] [--out DIR]`: many pretrainings, judged and ranked.
 
 SPACE is a file in tune_spaces/ (or any .py file); bare, it is `cromss`: alpha x gamma ramp x fusion. Without --data and
---downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) it runs on the synthetic Earth with the preset `demo`.
+--downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) it runs on the synthetic Earth with the preset `demo`. With --budget
+HOURS it says what it will cost, asks, and stops at the cap with everything saved.
 """
 
 import argparse
@@ -9,13 +10,14 @@ import logging
 import os
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from cromss.cli import command_line, verb
 from cromss.config import PRESETS, RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.costs.hardware import gpu_memory
 from cromss.data.overlap import overlap, warning
 from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
@@ -25,22 +27,69 @@ from cromss.portrait import sketch
 from cromss.pretrain import QUARANTINE
 from cromss.ray_session import connect, writable
 from cromss.trials.cache import sources_digest
+from cromss.trials.consent import Limit, agreed, spending, told
 from cromss.trials.progress import Progress
 from cromss.trials.resources import budget
 from cromss.trials.schedule import CONFIRMED, run, search
 from cromss.trials.space import Space, is_random, load, names, variants
+from cromss.trials.spending import Ledger, is_left
 from cromss.trials.trial import Setting, config_of, record_of
+from cromss.trials.work import REAL, Work
+
+SWEEP, SPENDING = "sweep.json", "spending.jsonl"
+
+
+class NotAgreed(Exception):
+    """The answer to `Proceed?` was no."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep whose every trial is known to be valid, and of which nothing has been started."""
+
+    space: Space
+    setting: Setting
+    first: RunConfig
+    stores: tuple[PatchStore, PatchStore]
+    samples: int
+    planned: dict[str, dict[str, Any]]  # trial key -> sample; of a guided search one, for the validation's sake
+
+    @property
+    def out(self) -> Path:
+        return Path(self.setting.out)
+
+    @property
+    def count(self) -> int:
+        """How many trials it will be."""
+        guided = self.samples + CONFIRMED * (self.first.sweep.seeds - 1)
+        return guided if self.space.search else len(self.planned)
 
 
 def sweep(
     space: Space, base: dict[str, Any], data: str | Path, downstream: str | Path, out: Path, *, samples: int | None = None,
-    resume: bool = False,
+    resume: bool = False, limit: Limit | None = None,
 ) -> dict[str, Any]:  # fmt: skip
-    """Run a space on the connected Ray cluster; {"trials": records, "summary": text, "report": path}.
+    """Run a space on the connected Ray cluster; {"trials": records, "summary": text, "report": path, "left": trials}.
 
     Everything that can be refused is refused before the first trial: invalid samples, resources that cannot fit, an
-    `out` that not every node sees. Raises ValueError.
+    `out` that not every node sees, a budget that is spent. Raises ValueError, and NotAgreed where `limit` was not agreed to.
+    At the cap of a `limit` the trials are ended, and what is done is ranked like the whole.
     """
+    ready = prepare(space, base, data, downstream, out, samples=samples, resume=resume)
+    budget = ready.setting.budget
+    ledger = Ledger(out / SPENDING, budget.devices, budget.unit, limit.hours if limit else None)
+    if limit:
+        _agree(limit, ready, ledger)
+    announce(ready, ledger, limit)
+    perform(ready, ledger)
+    return conclude(ready, ledger, limit)
+
+
+def prepare(
+    space: Space, base: dict[str, Any], data: str | Path, downstream: str | Path, out: Path, *, samples: int | None = None,
+    resume: bool = False, work: Work = REAL,
+) -> Prepared:  # fmt: skip
+    """Everything that is checked before the first trial. Raises ValueError."""
     import ray
 
     base = overlay(space.base, base)
@@ -49,10 +98,10 @@ def sweep(
     store = opened(data, quarantine=first.data.quarantine, record=out / QUARANTINE, cache=cache)
     stores = store, PatchStore.open(downstream, cache=cache)
     total = ray.cluster_resources()
-    plan = budget(first, total.get("CPU", 0), total.get("GPU", 0))
+    plan = budget(first, total.get("CPU", 0), total.get("GPU", 0), gpu_memory(total))
     setting = Setting(
         base=base, data=str(stores[0].path), downstream=str(stores[1].path), out=str(out), budget=plan,
-        command=command_line(), downstream_digest=stores[1].digest,
+        command=command_line(), downstream_digest=stores[1].digest, work=work,
         world=[stores[0].digest, sources_digest(), version("torch"), "cuda" if plan.share.gpus else "cpu"],
     )  # fmt: skip
     _claim(out, resume)
@@ -60,29 +109,57 @@ def sweep(
         Folder.of(first.scaling.checkpoints).check_writable("scaling.checkpoints")
     _seen_by_all_nodes(out)
     samples = samples or space.samples
-    planned = _planned(space, setting, samples, first, stores)
-    seen = overlap(*stores, first.transfer.protocol.kind)
-    write_json(out / "sweep.json", _story(space, setting, first, samples, stores) | {"overlap": seen})
-    count = samples + CONFIRMED * (first.sweep.seeds - 1) if space.search else len(planned)
+    return Prepared(space, setting, first, stores, samples, _planned(space, setting, samples, first, stores))
+
+
+def announce(ready: Prepared, ledger: Ledger, limit: Limit | None = None) -> None:
+    """Write down what the sweep is, say so, and draw its stores."""
+    out, plan = ready.out, ready.setting.budget
+    seen = overlap(*ready.stores, ready.first.transfer.protocol.kind)
+    capped = {"budget": f"{limit.hours:g} {ledger.unit}"} if limit else {}
+    write_json(out / SWEEP, _story(ready) | {"overlap": seen} | capped)
     print(
-        f"{space.question}\n{count} trials, {plan.concurrent} at a time, {plan.share} each; results in {out}",
+        f"{ready.space.question}\n{ready.count} trials, {plan.concurrent} at a time, {plan.share} each; results in {out}",
         flush=True,
     )
     if seen["shared"]:
         print(warning(seen), flush=True)
-    for name, one in zip(("pretraining", "downstream"), stores, strict=True):
+    for name, one in zip(("pretraining", "downstream"), ready.stores, strict=True):
         sketch(one, out / "stores" / name)
-    with Progress(out, count):
-        if space.search:
-            search(space.params, setting, first, samples)
+
+
+def perform(ready: Prepared, ledger: Ledger) -> None:
+    """Run every trial that is not finished, up to the cap of the ledger."""
+    with Progress(ready.out, ready.count):
+        if ready.space.search:
+            search(ready.space.params, ready.setting, ready.first, ready.samples, ledger)
         else:
-            run(planned, setting, first)
-    return _conclude(out)
+            run(list(ready.planned.values()), ready.setting, ready.first, ledger)
+
+
+def _agree(limit: Limit, ready: Prepared, ledger: Ledger) -> None:
+    """Say what the trials that are not finished will cost, and ask. Raises ValueError, NotAgreed."""
+    from cromss.costs.estimate import of_sweep
+
+    limit.check_left(ledger.hours, ledger.unit)
+    settled = {t["key"] for t in read_trials(ready.out) if t["status"] != "failed" and not is_left(t)}
+    budget = ready.setting.budget
+    configs = [config_of(one, ready.setting.base) for key, one in ready.planned.items() if key not in settled]
+    if ready.space.search:
+        configs = [config_of(next(iter(ready.planned.values())), ready.setting.base)] * (ready.count - len(settled))
+    if configs:
+        estimate = of_sweep(
+            configs, *ready.stores, concurrent=budget.concurrent, devices_per_trial=budget.devices,
+            gpu="auto" if budget.share.gpus else "cpu", together=budget.together, price=limit.price,
+        )  # fmt: skip
+        print("\n".join(told(limit, estimate, len(configs), ledger.hours, ledger.unit)), flush=True)
+    if not agreed(limit):
+        raise NotAgreed
 
 
 def _planned(
     space: Space, setting: Setting, samples: int, first: RunConfig, stores: tuple[PatchStore, PatchStore]
-) -> list[dict[str, Any]]:
+) -> dict[str, dict[str, Any]]:
     """Every sample with every seed, validated; samples of one address (a setting without effect) run once. Of a guided
     search, one sample for the validation's sake."""
     if samples > 1 and not is_random(space.params):
@@ -94,7 +171,7 @@ def _planned(
         config = _validated(sample, setting, *stores)
         _rankable(config, space)
         found.setdefault(record_of(sample, setting)["key"], sample)
-    return list(found.values())
+    return found
 
 
 def _validated(sample: dict[str, Any], setting: Setting, data: PatchStore, downstream: PatchStore) -> RunConfig:
@@ -129,7 +206,7 @@ def _rankable(config: RunConfig, space: Space) -> None:
 
 
 def _claim(out: Path, resume: bool) -> None:
-    there = (out / "sweep.json").exists()
+    there = (out / SWEEP).exists()
     if there and not resume:
         raise ValueError(f"--out {out}: holds a sweep; add --resume to go on with it, or choose another folder")
     if resume and not there:
@@ -157,20 +234,18 @@ def _seen_by_all_nodes(out: Path) -> None:
         raise ValueError(f"--out {out}: {seen.count(False)} of {len(nodes)} nodes cannot see it; name a shared folder")
 
 
-def _story(
-    space: Space, setting: Setting, first: RunConfig, samples: int, stores: tuple[PatchStore, PatchStore]
-) -> dict[str, Any]:  # fmt: skip
-    store, downstream = stores
+def _story(ready: Prepared) -> dict[str, Any]:
+    (store, downstream), setting, first = ready.stores, ready.setting, ready.first
     layout = downstream.manifest.source.get("layout", {}).get("kind")
     contest = layout == "dfc2020" and downstream.manifest.places == {"test": 5128, "train": 986}
     return {
-        "space": space.name,
-        "question": space.question,
+        "space": ready.space.name,
+        "question": ready.space.question,
         "command": setting.command,
         "metric": first.sweep.metric,
         "seeds": first.sweep.seeds,
         "repeats": first.transfer.repeats,
-        "samples": samples,
+        "samples": ready.samples,
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "paper_rows": contest,
         "quarantined": [asdict(lost) for lost in store.without],
@@ -179,17 +254,23 @@ def _story(
     }
 
 
-def _conclude(out: Path) -> dict[str, Any]:
+def conclude(ready: Prepared, ledger: Ledger, limit: Limit | None = None) -> dict[str, Any]:
+    """Rank, report and track what is done."""
     from cromss.report import write as write_report
     from cromss.tracking import Sink
     from cromss.trials.ranking import aggregates, summary
 
-    trials, story = read_trials(out), read_json(out / "sweep.json")
+    out = ready.out
+    trials = read_trials(out)
+    story = read_json(out / SWEEP) | {"spent": f"{ledger.hours:.3g} {ledger.unit}"}
+    write_json(out / SWEEP, story)
     page = write_report(out)
     sink = Sink(out)
     sink.sync(aggregates(trials), final=True)
     sink.attach(page)
-    return {"trials": trials, "summary": summary(story, trials), "report": page}
+    left = max(ready.count - sum(not is_left(trial) for trial in trials), 0) if ledger.exhausted else 0
+    text = f"{spending(ledger.hours, ledger.unit, limit, left, ready.count)}\n\n{summary(story, trials)}"
+    return {"trials": trials, "summary": text, "report": page, "left": left}
 
 
 # --- the verb -----------------------------------------------------------------------------------------------------------
@@ -231,8 +312,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--resume", action="store_true", help="go on with the sweep in --out; no finished trial is repeated"
     )
+    parser.add_argument("--budget", type=float, metavar="HOURS", help="stop at so many device-hours (GPU-hours, or core-"
+                        "hours without GPUs) of all attempts together; says first what is expected, and asks")  # fmt: skip
+    parser.add_argument("--price", type=float, metavar="X", help="what a device-hour costs: the budget in money, too")
+    parser.add_argument("--yes", action="store_true", help="do not ask: for jobs")
     add_arguments(parser)
     args = parser.parse_args(argv)
+    limit = _limit(args)
     space = load(args.space)
     synthetic = not (args.data or os.environ.get("CROMSS_DATA"))
     layers = layers_of(args, synthetic)
@@ -244,8 +330,22 @@ def main(argv: list[str] | None = None) -> int:
     out = writable(args.out or os.environ.get("CROMSS_OUT") or default)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     connect()
-    outcome = sweep(space, layers, *_stores(args, out), out, samples=args.samples, resume=args.resume)
+    try:
+        outcome = sweep(space, layers, *_stores(args, out), out, samples=args.samples, resume=args.resume, limit=limit)
+    except NotAgreed:
+        print("nothing was started")
+        return 1
     return tell(outcome, out)
+
+
+def _limit(args: argparse.Namespace) -> Limit | None:
+    if args.budget is None:
+        if args.price is not None:
+            raise ValueError(f"--price {args.price:g}: says what an hour costs, not how many; add --budget HOURS")
+        return None
+    limit = Limit(args.budget, args.price, args.yes)
+    limit.check()
+    return limit
 
 
 def tell(outcome: dict[str, Any], out: Path) -> int:
@@ -253,7 +353,7 @@ def tell(outcome: dict[str, Any], out: Path) -> int:
     from cromss.tracking import open_ui_command
 
     print(f"\n{outcome['summary']}\n\nreport: {outcome['report']}\nMLflow: {open_ui_command(out)}")
-    return 0 if any(trial["status"] == "done" for trial in outcome["trials"]) else 1
+    return 0 if outcome["left"] or any(trial["status"] == "done" for trial in outcome["trials"]) else 1
 
 
 if __name__ == "__main__":

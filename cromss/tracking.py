@@ -6,6 +6,9 @@ The files are the truth and MLflow their copy: a server that is down delays the 
 the only module that imports mlflow, and it does so on the first `sync()`.
 """
 
+import contextlib
+import itertools
+import json
 import logging
 import math
 import os
@@ -14,20 +17,21 @@ import shlex
 import sys
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from cromss.journal import Entry, Journal, read_journal, read_json, read_sweep, read_trials, write_json
+from cromss.journal import Entry, Journal, read_journal, read_json, read_sweep, read_trial, trial_folders, write_json
 from cromss.settings import leaves
 
 __all__ = ["Aggregate", "Entry", "Journal", "Sink", "open_ui_command", "read_journal", "tracking_uri"]
 
 log = logging.getLogger(__name__)
 
-BATCH = 1000  # metrics in one request: MLflow's own limit
-PARAMS = 100  # parameters in one request: likewise
+BATCH = 900  # metrics in one request
+PARAMS = 100  # parameters in one request: MLflow's own limit, which also is 1000 of both together
 STATUS = {"done": "FINISHED", "failed": "FAILED", "stopped": "KILLED", "running": "RUNNING"}
 
 
@@ -90,24 +94,31 @@ class Sink:
         self._sent = _Sent(self.out / "mlflow-sent.json", _public(self.uri))
         self._client: Any = None
         self._experiment_id = ""
-        self._runs: dict[str, Any] = {}  # run key -> the run as MLflow had it when this process first met it
+        self._runs: dict[str, _Run] | None = None  # by legal run key; None: not asked for yet
         self._seen: dict[str, Any] = {}  # trial key -> what its files were when it was last sent
         self._pause, self._closed_until, self._warned = 15.0, 0.0, False
 
-    def sync(self, aggregates: Mapping[str, Aggregate] | None = None, *, final: bool = False) -> bool:
+    def sync(
+        self, aggregates: Mapping[str, Aggregate] | None = None, *, final: bool = False,
+        going: Callable[[], bool] = lambda: True,
+    ) -> bool:  # fmt: skip
         """Send what MLflow lacks; True when it now has everything.
 
         A store that cannot be reached costs one warning and False; it is asked again after a growing pause, at once
-        with `final`, which also closes the parent run.
+        with `final`, which also closes the parent run. It ends early, between two trials, when `going` says False.
         """
         if time.monotonic() < self._closed_until and not final:
             return False
         mlflow = _mlflow()
         try:
             self._connect(mlflow)
-            self._copy(aggregates or {}, final)
+            whole = self._copy(aggregates or {}, final, going)
         except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
             self._rest(error)
+            return False
+        finally:
+            self._sent.save()
+        if not whole:
             return False
         if self._warned:
             log.warning("MLflow at %s answers again: it has everything now", _public(self.uri))
@@ -119,7 +130,7 @@ class Sink:
         mlflow = _mlflow()
         try:
             self._connect(mlflow)
-            self._client.log_artifact(self._ensure("", Path(self.out).name).info.run_id, str(path))
+            self._client.log_artifact(self._ensure("", Path(self.out).name).id, str(path))
         except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
             self._rest(error)
             return False
@@ -133,13 +144,12 @@ class Sink:
                 "it answers, or later by `python -m cromss.report %s --track`",
                 _public(self.uri), reason, self.out, self.out,
             )  # fmt: skip
-        self._warned, self._client = True, None
+        self._warned, self._client, self._runs = True, None, None
         self._closed_until, self._pause = time.monotonic() + self._pause, min(2 * self._pause, 300.0)
 
     def _connect(self, mlflow: Any) -> None:
         if self._client is not None:
             return
-        self._sent.save()
         client = mlflow.MlflowClient(tracking_uri=self.uri)
         found = client.get_experiment_by_name(self.experiment)
         if found is None:
@@ -149,28 +159,33 @@ class Sink:
             self._experiment_id = found.experiment_id
         self._client = client
 
-    def _copy(self, aggregates: Mapping[str, Aggregate], final: bool) -> None:
-        sweep, trials = read_sweep(self.out), read_trials(self.out)
-        alone = bool(trials) and trials[0]["folder"] == self.out
+    def _copy(self, aggregates: Mapping[str, Aggregate], final: bool, going: Callable[[], bool]) -> bool:
+        sweep, folders = read_sweep(self.out), trial_folders(self.out)
+        alone = folders == [self.out]
         if not alone:
-            tags = {f"cromss.{key}": str(sweep[key]) for key in ("question", "command", "metric") if sweep.get(key)}
+            kept = ("question", "command", "metric", "budget", "spent")
+            tags = {f"cromss.{key}": str(sweep[key]) for key in kept if sweep.get(key)}
             self._ensure("", sweep.get("space") or self.out.name, tags=tags)
-        for trial in trials:
-            files = [trial["folder"] / "trial.json", *sorted(trial["folder"].glob("journal/*.jsonl"))]
+        for folder in folders:
+            if not going():
+                return False
+            files = [folder / "trial.json", *sorted(folder.glob("journal/*.jsonl"))]
             state = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files if path.exists()]
-            if self._seen.get(trial["key"]) != state:
-                self._copy_trial(trial, alone)
-                self._seen[trial["key"]] = state
+            if self._seen.get(folder.name) != state:
+                self._copy_trial(read_trial(folder), alone)
+                self._seen[folder.name] = state
         for name, aggregate in aggregates.items():
             tags = {"cromss.kind": "configuration", "cromss.seeds": str(aggregate.seeds),
                     "cromss.repeats": str(aggregate.repeats)}  # fmt: skip
             counts = {"seeds": aggregate.seeds, "repeats": aggregate.repeats}
-            run = self._ensure(f"mean:{name}", f"{name} (mean)", parent="", tags=tags, params=aggregate.params)
+            run = self._ensure(f"mean:{name}", f"{name} (mean)", parent="", tags=tags)
             # The step is the number of seeds, so that the history shows how a mean settled.
-            self._send(run, [Entry(aggregate.seeds, None, time.time(), aggregate.metrics | counts)])
+            entry = Entry(aggregate.seeds, None, time.time(), aggregate.metrics | counts)
+            self._send(run, [entry], aggregate.params)
             self._finish(run, "FINISHED")
         if final and not alone:
             self._finish(self._ensure("", ""), "FINISHED")
+        return True
 
     def _copy_trial(self, trial: dict[str, Any], alone: bool) -> None:
         key, parent = ("", None) if alone else (trial["key"], "")
@@ -179,14 +194,14 @@ class Sink:
         lost = (trial.get("pretraining") or {}).get("quarantined") or []
         tags["cromss.quarantined"] = ", ".join(one["shard"] for one in lost)
         config = leaves(trial["config"]) | {"seed": trial["seed"]}
-        run = self._ensure(key, f"{trial['arm']} seed {trial['seed']}", parent=parent, tags=tags, params=config)
+        run = self._ensure(key, f"{trial['arm']} seed {trial['seed']}", parent=parent, tags=tags)
         journals = read_journal(trial["folder"] / "journal")
         entries = journals.pop(trial["key"], [])
         journaled = {name for entry in entries for name in entry.metrics}
         summary = {name: value for name, value in _means(trial).items() if name not in journaled}
         if lost:
             summary["data/patches_lost"] = sum(one["patches"] for one in lost)
-        self._send(run, [*entries, Entry(0, None, time.time(), summary)])
+        self._send(run, [*entries, Entry(0, None, time.time(), summary)], config)
         downstream = {_name(judged): judged for judged in trial["downstream"]}
         for name in {*downstream, *(run_name.rpartition("/")[2] for run_name in journals)}:
             self._copy_downstream(trial, key, name, downstream.get(name), journals.get(f"{trial['key']}/{name}", []))
@@ -196,85 +211,115 @@ class Sink:
         names = ("modality", "mode", "repeat", "head", "head_depth", "scheme")
         params = {field: judged[field] for field in names if field in judged} if judged else {}
         tags = {"cromss.kind": "downstream", "cromss.arm": trial["arm"]}
-        run = self._ensure(f"{parent}/{name}", f"{trial['arm']} {name}", parent=parent, tags=tags, params=params)
+        run = self._ensure(f"{parent}/{name}", f"{trial['arm']} {name}", parent=parent, tags=tags)
         final = [Entry(0, None, time.time(), _scores(judged))] if judged else []
-        self._send(run, [*entries, *final])
+        self._send(run, [*entries, *final], params)
         self._finish(run, "FINISHED" if judged else STATUS.get(trial["status"], "RUNNING"))
 
-    def _ensure(self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None,
-                params: Mapping[str, Any] | None = None) -> Any:  # fmt: skip
-        """The MLflow run of `key`, made where it is missing, with what it lacks of `tags` and `params`."""
-        run = self._runs.get(key) or self._find(key)
+    def _ensure(
+        self, key: str, name: str, *, parent: str | None = None, tags: Mapping[str, str] | None = None
+    ) -> "_Run":
+        """The MLflow run of `key`, made where it is missing, with what it lacks of `tags`."""
+        if self._runs is None:
+            self._runs = self._known()
+        tags = {tag: value for tag, value in (tags or {}).items() if value}
+        run = self._runs.get(_legal(key))
         if run is None:
-            own = {"cromss.run": self._tag(key)}
+            own = {"cromss.run": self._tag(key)} | tags
             if parent is not None:
-                own["mlflow.parentRunId"] = self._runs[parent].info.run_id
-            run = self._client.create_run(self._experiment_id, tags=own, run_name=name)
-        self._runs[key] = run
-        for tag, value in (tags or {}).items():
-            if value and run.data.tags.get(tag) != value:
-                self._client.set_tag(run.info.run_id, tag, value)
-                run.data.tags[tag] = value
-        missing = [(name, str(value)) for name, value in (params or {}).items() if name not in run.data.params]
-        for chunk in _chunks(missing, PARAMS):  # a parameter cannot be changed in MLflow: the first value stays
-            self._client.log_batch(
-                run.info.run_id, params=[_mlflow().Param(_legal(name), text) for name, text in chunk]
-            )
-            run.data.params.update(chunk)
+                own["mlflow.parentRunId"] = self._runs[_legal(parent)].id
+            made = self._client.create_run(self._experiment_id, tags=own, run_name=name)
+            run = self._runs[_legal(key)] = _Run(made.info.run_id, own, set(), "RUNNING")
+        for tag, value in tags.items():
+            if run.tags.get(tag) != value:
+                self._client.set_tag(run.id, tag, value)
+                run.tags[tag] = value
         return run
 
-    def _find(self, key: str) -> Any:
-        found = self._client.search_runs([self._experiment_id], f"tags.`cromss.run` = '{self._tag(key)}'")
-        if not found:
-            return None
-        run_id = found[0].info.run_id
-        if self._sent.unsure(run_id):  # a process died while sending: only the server knows what arrived
-            history = {name: self._client.get_metric_history(run_id, name) for name in found[0].data.metrics}
-            self._sent.steps(run_id).update({name: max(m.step for m in points) for name, points in history.items()})
-        return found[0]
+    def _known(self) -> dict[str, "_Run"]:
+        """Every run of this folder that MLflow has, by its (legal) key; asked for once."""
+        runs, page = {}, None
+        while self._sent.used:
+            found = self._client.search_runs(
+                [self._experiment_id], f"tags.`cromss.run` LIKE '{self._tag('')}%'", max_results=BATCH, page_token=page
+            )
+            for run in found:
+                info, tags = run.info, run.data.tags
+                if self._sent.unsure(info.run_id):  # a process died while sending: only the server knows what arrived
+                    history = {name: self._client.get_metric_history(info.run_id, name) for name in run.data.metrics}
+                    steps = {name: max(m.step for m in points) for name, points in history.items()}
+                    self._sent.steps(info.run_id).update(steps)
+                key = tags["cromss.run"].removeprefix(self._tag(""))
+                runs[key] = _Run(info.run_id, dict(tags), {sys.intern(name) for name in run.data.params}, info.status)
+            if not (page := found.token):
+                break
+        self._sent.used = True
+        return runs
 
     def _tag(self, key: str) -> str:
         return f"{self._sent.id}/{_legal(key)}"
 
-    def _send(self, run: Any, entries: Iterable[Entry]) -> None:
-        steps = self._sent.steps(run.info.run_id)
+    def _send(self, run: "_Run", entries: Iterable[Entry], params: Mapping[str, Any]) -> None:
+        """Parameters and metrics in as few requests as MLflow allows. A parameter cannot be changed there: the first value
+        stays."""
+        api, steps = _mlflow(), self._sent.steps(run.id)
         points = [
-            _mlflow().Metric(_legal(name), value, int(1000 * entry.time), entry.step)
+            api.Metric(_legal(name), value, int(1000 * entry.time), entry.step)
             for entry in entries
             for name, value in entry.metrics.items()
             if entry.step > steps.get(_legal(name), -1)
         ]
-        if not points:
+        named = [(sys.intern(_legal(name)), str(value)) for name, value in params.items()]
+        missing = [api.Param(name, text) for name, text in named if name not in run.params]
+        if not points and not missing:
             return
-        self._sent.begin(run.info.run_id)
-        for batch in _chunks(points, BATCH):
-            self._client.log_batch(run.info.run_id, metrics=batch)
+        self._sent.begin(run.id)
+        for batch, chosen in itertools.zip_longest(_chunks(points, BATCH), _chunks(missing, PARAMS), fillvalue=[]):
+            self._client.log_batch(run.id, metrics=batch, params=chosen)
             for point in batch:
-                steps[point.key] = max(point.step, steps.get(point.key, -1))
-        self._sent.end(run.info.run_id)
+                steps[sys.intern(point.key)] = max(point.step, steps.get(point.key, -1))
+            run.params.update(param.key for param in chosen)
+        self._sent.end(run.id)
 
-    def _finish(self, run: Any, status: str) -> None:
-        if run.data.tags.get("cromss.status") == status:
+    def _finish(self, run: "_Run", status: str) -> None:
+        if run.status == status:
             return
         if status == "RUNNING":
-            self._client.update_run(run.info.run_id, status=status)
+            self._client.update_run(run.id, status=status)
         else:
-            self._client.set_terminated(run.info.run_id, status)
-        self._client.set_tag(run.info.run_id, "cromss.status", status)
-        run.data.tags["cromss.status"] = status
+            self._client.set_terminated(run.id, status)
+        run.status = status
+
+
+@dataclass
+class _Run:
+    """What is known of a run at MLflow: the names alone of its parameters, thousands of runs are kept."""
+
+    id: str
+    tags: dict[str, str]
+    params: set[str]
+    status: str
 
 
 class _Sent:
-    """What a store already has: the last step of every metric of every run, kept in one small file.
+    """What a store already has: the last step of every metric of every run, kept in one file, and beside it, in
+    `<name>.log`, a line for whatever was sent since that file was last written.
 
     `begin` and `end` bracket a sending. A run whose sending did not end is `unsure` to the next process.
     """
 
     def __init__(self, path: Path, store: str) -> None:
-        self._path = path
-        self._all = read_json(path) or {"id": uuid.uuid4().hex}
+        self._path, self._log = path, path.with_suffix(".log")
+        known = read_json(path)
+        self.used = known is not None  # whether anything may have been sent before
+        self._all = known or {"id": uuid.uuid4().hex}
         self.id: str = self._all["id"]
+        self._store = store
         self._runs: dict[str, dict] = self._all.setdefault(store, {})
+        for line in self._log.read_text(errors="replace").splitlines() if self._log.exists() else ():
+            with contextlib.suppress(ValueError, TypeError):  # the last one may be torn
+                where, run_id, state = json.loads(line)
+                self._all.setdefault(where, {})[run_id] = state
 
     def steps(self, run_id: str) -> dict[str, int]:
         return self._runs.setdefault(run_id, {"open": False, "steps": {}})["steps"]
@@ -289,11 +334,15 @@ class _Sent:
         self._write(run_id, False)
 
     def _write(self, run_id: str, opened: bool) -> None:
+        if not self._path.exists():
+            self.save()
         self._runs[run_id]["open"] = opened
-        self.save()
+        with self._log.open("a") as file:
+            file.write(json.dumps([self._store, run_id, self._runs[run_id]]) + "\n")
 
     def save(self) -> None:
         write_json(self._path, self._all)
+        self._log.unlink(missing_ok=True)
 
 
 class _Mlflow(NamedTuple):

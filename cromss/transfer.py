@@ -16,6 +16,7 @@ import numpy as np
 
 from cromss.cli import command_line, verb
 from cromss.config import RunConfig, add_arguments, layers_from, overlay, resolve, shown
+from cromss.costs.hardware import gpu_memory
 from cromss.data.store import PatchStore
 from cromss.data.tasks import own_words
 from cromss.files import Folder
@@ -210,9 +211,12 @@ def main(argv: list[str] | None = None) -> int:
 
     from cromss.journal import write_json
     from cromss.tracking import Sink, open_ui_command
+    from cromss.training.footprint import transfers_per_gpu
 
-    cpus, gpus = ray.cluster_resources().get("CPU", 1), ray.cluster_resources().get("GPU", 0)
-    together = max(1, int(gpus or cpus))
+    total_of = ray.cluster_resources()
+    cpus, gpus = total_of.get("CPU", 1), total_of.get("GPU", 0)
+    sharing = transfers_per_gpu(config, gpu_memory(total_of)) if gpus else 1
+    together = max(1, int(gpus * sharing or cpus))
     trial: dict[str, Any] = {
         "key": "transfer",
         "arm": _arm(args.encoder),
@@ -223,7 +227,7 @@ def main(argv: list[str] | None = None) -> int:
         "downstream": [],
     }
     total, warned = len(runs_of(config)), set()
-    share = {"cpus": min(1, cpus / together), "gpus": 1 if gpus else 0, "together": together}
+    share = {"cpus": min(1, cpus / together), "gpus": 1 / sharing if gpus else 0, "together": together}
     for result in judge_all(config, out, str(Folder.of(args.downstream)), key="", **share):
         trial["downstream"].append(result)
         scored = "  ".join(f"{title} {100 * result[name]:.2f}" for name, title in SCORES.items())

@@ -386,7 +386,7 @@ def test_where_checkpoints_and_cache_lie_is_no_part_of_what_a_run_is(tmp_path, b
 
 
 def test_every_trial_of_a_sweep_has_a_folder_of_its_own(bucket):
-    from cromss.trials.trial import _own_checkpoints
+    from cromss.trials.work import _own_checkpoints
 
     shared = resolve(TINY, {"scaling": {"checkpoints": bucket}})
     assert _own_checkpoints(shared, "abc").scaling.checkpoints == f"{bucket}/abc"

@@ -15,6 +15,7 @@ from cromss.training.features import views_return
 
 PROCESS = 1.5e9  # bytes that CUDA, its libraries and their workspaces take of a GPU for each process
 SLACK = 1.2  # the allocator's blocks over the tensors in them
+UNKNOWN = 2  # runs on a GPU of unknown memory
 MOST = 8  # runs on a GPU: more wait for the CPU that reads for them
 
 
@@ -68,9 +69,12 @@ def memory_of_transfer(
 
 
 def transfers_per_gpu(
-    config: RunConfig, gpu_memory: float, size: tuple[int, int] = (256, 256), classes: int = 10
+    config: RunConfig, gpu_memory: float | None, size: tuple[int, int] = (256, 256), classes: int = 10
 ) -> int:
-    """How many downstream runs of `config`, the largest of them, a GPU of so many bytes holds at a time: 1 to 8."""
+    """How many downstream runs of `config`, the largest of them, a GPU of so many bytes holds at a time: 1 to 8; two where
+    its memory is not known."""
+    if gpu_memory is None:
+        return UNKNOWN
     bands = max(len(sensor(name).select(config.data.bands.get(name, "all"))) for name in config.judged_modalities)
     each = max(
         memory_of_transfer(config.transfer, config.model.encoder, bands, size, mode, classes)

@@ -41,6 +41,7 @@ class Step:
         self.objective = objective_of(config, device)
         self.finite = Finite(training.optimizer, device)
         self._shares: dict[int, tuple[Tensor, Tensor]] = {}
+        self._layout_checked = False
 
     def __call__(self, batch: Batch, epoch: int) -> Outcome:
         """Train on `batch`, which lies on the device. Raises FloatingPointError for an EARLIER step's loss (see `Finite`)."""
@@ -49,6 +50,7 @@ class Step:
         self.training.optimizer.zero_grad(set_to_none=True)
         whole = self.micro_batch is None or self.micro_batch >= len(batch)
         logits, parts = (self._whole if whole else self._in_pieces)(batch, *self._tensors(epoch, alpha, gamma))
+        self._check_layout()
         self.finite.admit(parts.loss, self.training.step, batch.ids)
         self.training.optimizer.step()
         self.training.step += 1
@@ -66,6 +68,15 @@ class Step:
                 epoch: tuple(torch.full((), x, dtype=torch.float64, device=self.device) for x in (alpha, gamma))
             }
         return self._shares[epoch]
+
+    def _check_layout(self) -> None:
+        """A fused optimizer walks weight and gradient in memory order: laid out unlike, they would be silently mixed up."""
+        if not self._layout_checked and self.finite.fused:
+            for name, weight in self.training.module.named_parameters():
+                assert weight.grad is None or weight.grad.stride() == weight.stride(), (
+                    f"{name}: gradient in another layout"
+                )
+        self._layout_checked = True
 
     def _judged(self, logits: dict[str, Tensor], batch: Batch, alpha: Tensor, gamma: Tensor) -> ObjectiveParts:
         targets = self.config.objective.smoothing(batch.labels, batch.seasons, self.classes)

@@ -2,26 +2,30 @@
 
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cromss.journal import read_trials
+from cromss.journal import read_trial, trial_folders
+from cromss.trials.spending import is_left
 
 
 class Progress:
     """Beside the trials, in a thread that may be slow or fail: a line for every trial that ends, and MLflow kept up to
-    date. It reads the run folder, as the report does."""
+    date. It reads the run folder, as the report does, and of that only what has changed."""
 
     def __init__(self, out: Path, count: int):
         self.out, self.count, self.began = out, count, time.monotonic()
-        self._told = {trial["key"] for trial in read_trials(out) if trial["status"] == "done"}
+        self._read: dict[Path, tuple[int, int]] = {}  # trial -> (time, size) of its record when it was last read
+        # what the budget cut off will run on: it counts as running
+        self._status = {t["key"]: "running" if is_left(t) else t["status"] for t in self._changed()}
+        self._before = self._ended()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
     def __enter__(self) -> "Progress":
-        if self._told:
-            print(f"{len(self._told)} trials are finished already and are not repeated", flush=True)
-        self._before = len(self._told)
+        if self._before:
+            print(f"{self._before} trials are finished already and are not repeated", flush=True)
         self._thread.start()
         return self
 
@@ -39,16 +43,33 @@ class Progress:
             if last:
                 return
             if time.monotonic() - synced > 10:
-                sink.sync()
+                sink.sync(going=lambda: not self._stop.is_set())
                 synced = time.monotonic()
 
+    def _changed(self) -> Iterator[dict[str, Any]]:
+        """The trials whose record is another than when this was last asked."""
+        for folder in trial_folders(self.out):
+            try:
+                state = (folder / "trial.json").stat()
+            except FileNotFoundError:
+                continue
+            if self._read.get(folder) != (stamp := (state.st_mtime_ns, state.st_size)):
+                self._read[folder] = stamp
+                yield read_trial(folder)
+
+    def _ended(self) -> int:
+        return sum(status == "done" for status in self._status.values())
+
     def _tell(self) -> None:
-        for trial in read_trials(self.out):
-            if trial["status"] != "running" and trial["key"] not in self._told:
-                self._told.add(trial["key"])
-                seconds, ended = time.monotonic() - self.began, len(self._told)
-                left = seconds / max(ended - self._before, 1) * max(self.count - ended, 0)
-                print(f"[{ended}/{self.count}] {_story_of(trial)}  {seconds:.0f} s, ETA {left:.0f} s", flush=True)
+        for trial in self._changed():
+            status = self._status.get(trial["key"])
+            self._status[trial["key"]] = trial["status"]
+            if trial["status"] in ("running", status):
+                continue
+            ended = sum(status != "running" for status in self._status.values())
+            seconds, new = time.monotonic() - self.began, max(ended - self._before, 1)
+            left = seconds / new * max(self.count - ended, 0)
+            print(f"[{ended}/{self.count}] {_story_of(trial)}  {seconds:.0f} s, ETA {left:.0f} s", flush=True)
 
 
 def _story_of(record: dict[str, Any]) -> str:

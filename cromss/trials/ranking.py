@@ -84,13 +84,23 @@ def configurations(trials: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[s
     """
     trials = [dict(trial) for trial in trials]
     params = [_parameters(trial) for trial in trials]
+    siblings: dict[str, list[dict[str, Any]]] = {}
+    for trial, own in zip(trials, params, strict=True):
+        siblings.setdefault(trial["arm"], []).append(own)
+    varying = {arm: _varying(found) for arm, found in siblings.items()}
     groups: dict[str, list[dict[str, Any]]] = {}
     for trial, own in zip(trials, params, strict=True):
-        siblings = [p for t, p in zip(trials, params, strict=True) if t["arm"] == trial["arm"]]
-        varying = sorted({key for p in siblings for key in p if any(q.get(key) != p[key] for q in siblings)})
-        text = ", ".join(f"{_short(key, varying)}={_brief(own[key])}" for key in varying if key in own)
+        keys = varying[trial["arm"]]
+        text = ", ".join(f"{_short(key, keys)}={_brief(own[key])}" for key in keys if key in own)
         groups.setdefault(f"{trial['arm']} [{text}]" if text else trial["arm"], []).append(trial)
     return groups
+
+
+def _varying(siblings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The parameters that are not the same in all of them, sorted; one that is absent is None."""
+    first = siblings[0]
+    keys = {key for own in siblings for key in own}
+    return sorted(key for key in keys if any(own.get(key) != first.get(key) for own in siblings))
 
 
 def _parameters(trial: Mapping[str, Any]) -> dict[str, Any]:

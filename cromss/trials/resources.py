@@ -25,9 +25,26 @@ class Budget:
     transfer_cpus: float
     transfer_gpus: float
 
+    @property
+    def devices(self) -> float:
+        """What a trial holds from its start to its end: GPUs where it has some, else CPU cores."""
+        return self.share.gpus * max(self.share.workers, 1) if self.share.gpus else self._cores
 
-def budget(config: RunConfig, cpus: float, gpus: float) -> Budget:
-    """What a cluster of `cpus` and `gpus` can run at a time. Raises ValueError, by name, when not even one trial fits."""
+    @property
+    def _cores(self) -> float:
+        return self.share.all_cpus + (self.trial["CPU"] if self.share.workers else 0.0)
+
+    @property
+    def unit(self) -> str:
+        """What an hour of one of its devices is called."""
+        return "GPU-hours" if self.share.gpus else "core-hours"
+
+
+def budget(config: RunConfig, cpus: float, gpus: float, gpu_memory: float | None = None) -> Budget:
+    """What a cluster of `cpus` and `gpus`, of `gpu_memory` bytes each, can run at a time.
+
+    Raises ValueError, by name, when not even one trial fits.
+    """
     share = share_of(config, cpus, gpus)
     if not share.workers:
         alone = {"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})}
@@ -43,7 +60,10 @@ def budget(config: RunConfig, cpus: float, gpus: float) -> Budget:
     concurrent = int((cpus + 1e-9) // one)
     if share.gpus:
         concurrent = min(concurrent, int(gpus // share.workers))
-        together = 2 * share.workers
-        return Budget(share, trial, concurrent, together, share.all_cpus / together, 0.5)
+        from cromss.training.footprint import transfers_per_gpu  # torch: seconds
+
+        sharing = transfers_per_gpu(config, gpu_memory)
+        together = sharing * share.workers
+        return Budget(share, trial, concurrent, together, share.all_cpus / together, 1 / sharing)
     transfer_cpus = min(0.4 if cpus <= 4 else 1.0, share.all_cpus)
     return Budget(share, trial, concurrent, max(1, int((share.all_cpus + 1e-9) // transfer_cpus)), transfer_cpus, 0.0)

@@ -1,5 +1,6 @@
 """Ray Tune: which trial runs when, which is stopped early, which is tried next."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,12 +8,13 @@ from typing import Any
 from cromss.config import RunConfig
 from cromss.journal import read_json, read_trials, write_json
 from cromss.ray_session import unique_name
+from cromss.trials.spending import CUT, Ledger, is_left, watched
 from cromss.trials.trial import Setting, record_of, run_trial
 
 CONFIRMED = 3  # configurations that a guided search repeats with the other seeds
 
 
-def run(samples: Sequence[dict[str, Any]], setting: Setting, config: RunConfig) -> None:
+def run(samples: Sequence[dict[str, Any]], setting: Setting, config: RunConfig, ledger: Ledger) -> None:
     """Run these samples; under `sweep.stopping.kind=asha` those whose probe falls behind are stopped."""
     from ray import tune
 
@@ -25,20 +27,23 @@ def run(samples: Sequence[dict[str, Any]], setting: Setting, config: RunConfig) 
             reduction_factor=config.sweep.stopping.reduction,
         )
     space = {"sample": tune.grid_search(list(samples))}
-    _settle(_tuner(setting, config.seed, space, scheduler=scheduler).fit(), setting, config.seed)
+    _fit(_tuner(setting, config, space, ledger, scheduler=scheduler), setting, config.seed, ledger)
 
 
-def search(space: dict[str, Any], setting: Setting, config: RunConfig, samples: int) -> None:
+def search(space: dict[str, Any], setting: Setting, config: RunConfig, samples: int, ledger: Ledger) -> None:
     """Optuna (TPE) on the frozen probe with one seed, then the best configurations again with the other seeds.
 
-    Trials of an earlier attempt are told to the search, so that a resumed sweep repeats none of them.
+    Trials that an earlier attempt left unfinished go on first; all its trials are told to the search, so that a resumed
+    sweep repeats none of them.
     """
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
+    if unfinished := [t["sample"] for t in read_trials(setting.out) if is_left(t) and "sample" in t]:
+        run(unfinished, setting, config, ledger)
     metric = f"probe/{config.sweep.metric}/miou"
     known = [t for t in read_trials(setting.out) if t["seed"] == config.seed and metric in t["final"]]
-    if len(known) < samples:
+    if len(known) < samples and not ledger.exhausted:
         told = {
             "points_to_evaluate": [_flat(_without_seed(t["sample"])) for t in known],
             "evaluated_rewards": [t["final"][metric] for t in known],
@@ -50,17 +55,23 @@ def search(space: dict[str, Any], setting: Setting, config: RunConfig, samples: 
             mode="max",
             **(told if known else {}),
         )
-        tuner = _tuner(setting, config.seed, None, search_alg=guide, num_samples=samples - len(known))
-        _settle(tuner.fit(), setting, config.seed)
+        tuner = _tuner(setting, config, None, ledger, search_alg=guide, num_samples=samples - len(known))
+        _fit(tuner, setting, config.seed, ledger)
+    if ledger.exhausted:
+        return
     done = [t for t in read_trials(setting.out) if t["status"] == "done" and t["seed"] == config.seed]
     best = sorted(done, key=lambda t: -t["final"].get(metric, 0.0))[:CONFIRMED]
     others = range(config.seed + 1, config.seed + config.sweep.seeds)
     if again := [_without_seed(t["sample"]) | {"seed": seed} for t in best for seed in others]:
-        run(again, setting, config)
+        run(again, setting, config, ledger)
 
 
-def _tuner(setting: Setting, seed: int, space: dict[str, Any] | None, **how: Any) -> Any:
+def _tuner(setting: Setting, config: RunConfig, space: dict[str, Any] | None, ledger: Ledger, **how: Any) -> Any:
     from ray import tune
+
+    # trials that the budget ends before their first report are no news
+    logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
+    seed = config.seed
 
     def trial(config: dict[str, Any]) -> None:
         run_trial(_sample(config, seed), setting)
@@ -81,27 +92,44 @@ def _tuner(setting: Setting, seed: int, space: dict[str, Any] | None, **how: Any
             storage_path=str(Path(setting.out) / "ray"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),
+            **watched(ledger),
         ),
     )
 
 
-def _sample(config: dict[str, Any], seed: int) -> dict[str, Any]:
-    """The sample behind Tune's configuration: as planned, or, flat, from the search."""
-    return config["sample"] if "sample" in config else _nested(config) | {"seed": seed}
-
-
-def _settle(results: Any, setting: Setting, seed: int) -> None:
-    """Give every trial that Tune ended without a last word its status: stopped early, or failed with a reason."""
+def _fit(tuner: Any, setting: Setting, seed: int, ledger: Ledger) -> None:
+    """Run, and give every trial that Tune ended without a last word its status: cut off by the budget, stopped early, or
+    failed with a reason. A trial that never began has none."""
+    try:
+        results = tuner.fit()
+    finally:
+        ledger.close()
     for result in results:
         if not result.config:
             continue
         record = record_of(_sample(result.config, seed), setting)
         path = Path(setting.out) / "trials" / record["key"] / "trial.json"
-        known = read_json(path) or record
-        if known["status"] == "running":
-            why = str(result.error) if result.error else "stopped early: its probe was behind"
-            status = "failed" if result.error else "stopped"
-            write_json(path, known | {"status": status, "reason": " ".join(why.split())[-500:]})
+        written = read_json(path)
+        known = written or record
+        if known["status"] != "running":
+            continue
+        cut = Path(result.path).name in ledger.cut
+        if ledger.cut and not cut and written is None:
+            continue
+        changed: dict[str, Any]
+        if result.error:
+            changed = {"status": "failed", "reason": " ".join(str(result.error).split())[-500:]}
+        elif cut:
+            changed = {"status": "stopped", "reason": f"{CUT}the cap of {ledger.cap:g} {ledger.unit} was met"}
+        else:
+            changed = {"status": "stopped", "reason": "stopped early: its probe was behind"}
+            changed["last"] = {key: result.metrics[key] for key in ("score", "epoch") if key in (result.metrics or {})}
+        write_json(path, known | changed)
+
+
+def _sample(config: dict[str, Any], seed: int) -> dict[str, Any]:
+    """The sample behind Tune's configuration: as planned, or, flat, from the search."""
+    return config["sample"] if "sample" in config else _nested(config) | {"seed": seed}
 
 
 def _without_seed(sample: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import json
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from cromss.config import RunConfig, resolve
 from cromss.journal import read_json, write_json
 from cromss.settings import leaves
 from cromss.trials.arms import arm
-from cromss.trials.cache import bring, claimed, pretraining_key, trial_key
+from cromss.trials.cache import trial_key
 from cromss.trials.resources import Budget
+from cromss.trials.spending import is_cut
+from cromss.trials.work import REAL, Work
 
 RESERVED = ("arm",)  # keys of a sample that are no configuration
 
@@ -29,6 +32,7 @@ class Setting:
     command: str
     world: list[str]  # store, sources, torch, device: what a pretraining's address depends on beside its configuration
     downstream_digest: str
+    work: Work = REAL
 
 
 def config_of(sample: dict[str, Any], base: dict[str, Any]) -> RunConfig:
@@ -71,24 +75,26 @@ def _single(config: RunConfig) -> dict[str, Any]:
 
 
 def run_trial(sample: dict[str, Any], setting: Setting) -> None:
-    """Tune's function trainable. A finished trial of the same address is reported, not repeated; a failure is recorded
-    with its reason and the sweep goes on."""
+    """Tune's function trainable. A finished trial of the same address is reported, not repeated, and so is one that was
+    stopped early; one that the budget cut off goes on. A failure is recorded with its reason and the sweep goes on."""
     import ray.tune
 
     record = record_of(sample, setting)
     folder = Path(setting.out) / "trials" / record["key"]
-    if (before := read_json(folder / "trial.json")) and before["status"] == "done":
+    if (before := read_json(folder / "trial.json")) and _settled(before, record):
         ray.tune.report(_reported(before))
         return
-    write_json(folder / "trial.json", record)
+    # which line of the ledger this attempt is, and what its parts took in seconds
+    record["clock"] = clock = {"attempt": ray.tune.get_context().get_trial_id(), "began": time.time()}
     began = time.monotonic()
+    write_json(folder / "trial.json", record)
     try:
         config = resolve(record["config"])
-        pretrained = _pretrained(config, setting, folder, record["key"])
+        pretrained, clock["pretraining"] = _timed(setting.work.pretrain, config, setting, folder, record["key"])
         record |= {"final": pretrained.get("final", {}), "noise": pretrained.get("noise"), "pretraining": pretrained}
         write_json(folder / "trial.json", record)
-        record["downstream"] = sorted(_judged(config, setting, folder, record["key"]), key=lambda r: json.dumps(
-            [r["modality"], r["mode"], r["repeat"]]))  # fmt: skip
+        judged, clock["judging"] = _timed(setting.work.judge, config, setting, folder, record["key"])
+        record["downstream"] = sorted(judged, key=lambda r: json.dumps([r["modality"], r["mode"], r["repeat"]]))
         record |= {"status": "done", "seconds": time.monotonic() - began}
     except Exception as error:  # whatever went wrong with one trial is its own affair
         (folder / "error.txt").write_text(traceback.format_exc())
@@ -100,54 +106,20 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
     ray.tune.report(_reported(record))
 
 
-def _pretrained(config: RunConfig, setting: Setting, folder: Path, key: str) -> dict[str, Any]:
-    if config.pretraining.kind != "pretrain":
-        return {}
-    from cromss.pretrain import QUARANTINE, pretrain
-
-    address = pretraining_key(config, setting.world)
-    with claimed(Path(setting.out), address, folder) as twin:
-        if twin is not None:
-            return bring(twin, folder)
-        return pretrain(
-            _own_checkpoints(config, key), setting.data, folder, setting.budget.share, key=key, downstream=setting.downstream,
-            report=_scored(config.sweep.metric), show=False, quarantine=Path(setting.out) / QUARANTINE,
-        )  # fmt: skip
+def _settled(before: dict[str, Any], record: dict[str, Any]) -> bool:
+    """Whether an earlier attempt has said the last word: done, or stopped early where trials still are."""
+    stops_early = record["config"]["sweep"]["stopping"]["kind"] != "none"
+    return before["status"] == "done" or (before["status"] == "stopped" and not is_cut(before) and stops_early)
 
 
-def _own_checkpoints(config: RunConfig, key: str) -> RunConfig:
-    """A trial's checkpoints lie in a folder of its own."""
-    if config.scaling.checkpoints is None:
-        return config
-    scaling = config.scaling.model_copy(update={"checkpoints": f"{config.scaling.checkpoints}/{key}"})
-    return config.model_copy(update={"scaling": scaling})
-
-
-def _judged(config: RunConfig, setting: Setting, folder: Path, key: str) -> list[dict[str, Any]]:
-    from cromss.transfer import judge_all, judge_here
-
-    budget = setting.budget
-    if not budget.share.workers:
-        return judge_here(config, folder, setting.downstream, key=key)
-    return list(
-        judge_all(
-            config, folder, setting.downstream, key=key, cpus=budget.transfer_cpus, gpus=budget.transfer_gpus,
-            together=budget.together,
-        )
-    )  # fmt: skip
+def _timed(part: Callable[..., Any], *given: Any) -> tuple[Any, float]:
+    began = time.monotonic()
+    return part(*given), time.monotonic() - began
 
 
 def _reported(record: dict[str, Any]) -> dict[str, Any]:
     """The last word to Tune: the search and the scheduler see the probe, never the test set."""
     final, epochs = record.get("final") or {}, record["config"]["optim"]["epochs"]
     metric = record["config"]["sweep"]["metric"]
-    return {"score": final.get(f"probe/{metric}/miou", 0.0), "epoch": epochs, "key": record["key"]}
-
-
-def _scored(metric: str) -> Any:
-    """What Tune's scheduler and search look at: `score` and `epoch`."""
-
-    def report(metrics: dict[str, float], send: Any) -> None:
-        send({"score": metrics.get(f"probe/{metric}/miou", 0.0), "epoch": metrics["epoch"]})
-
-    return report
+    last = record.get("last") or {"score": final.get(f"probe/{metric}/miou", 0.0), "epoch": epochs}
+    return last | {"key": record["key"]}

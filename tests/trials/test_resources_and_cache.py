@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cromss.config import resolve
+from cromss.costs.hardware import gpu_memory
 from cromss.trials import cache
 from cromss.trials.resources import DRIVER_CPUS, budget
 
@@ -36,6 +37,15 @@ def test_two_cpus_are_enough_for_two_workers_with_their_ray_readers():
 def test_four_gpus_make_one_trial_of_four_workers_that_share_them_downstream():
     found = budget(resolve(), 96, 4)
     assert (found.share.workers, found.concurrent, found.together, found.transfer_gpus) == (4, 1, 8, 0.5)
+
+
+def test_small_downstream_runs_share_a_gpu_as_its_memory_allows():
+    small = resolve({"model": {"encoder": "resnet18"}, "transfer": {"batch_size": 4}})
+    types = {"CPU": 96.0, "GPU": 4.0, "accelerator_type:A100": 1.0}
+    assert (gpu_memory(types), gpu_memory({"GPU": 1.0})) == (40e9, None)
+    found = budget(small, 96, 4, gpu_memory(types))
+    assert (found.together, found.transfer_gpus) == (4 * 8, 1 / 8)
+    assert budget(small, 96, 4, 2e9).together < 4 * 8
 
 
 def test_what_cannot_fit_is_refused_by_name():
