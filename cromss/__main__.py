@@ -10,8 +10,9 @@ VERBS = {
     "pretrain": "pretrain the encoders on noisy labels",
     "transfer": "judge encoders on a downstream task",
     "sweep": "many pretrainings, judged and ranked",
+    "estimate": "what a run or a sweep will cost, before it starts",
     "report": "one HTML page over a run directory",
-    "bench": "measure the stream and the training step",
+    "bench": "measure the step, the stream, sweeps and their growth",
     "demo": "synthetic Earth to ranked table in minutes",
 }
 

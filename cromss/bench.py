@@ -1,10 +1,20 @@
-"""`python -m cromss.bench stream`, `plan` and `step`: how fast patches arrive, and how fast they are learned from."""
+"""How fast everything is: the step, the stream, the plan, sweeps, growth, and the estimate of it; `all` of them in one go."""
 
 import argparse
 import sys
 
-from cromss.benchmarks import plan, step, stream
+from cromss.benchmarks import estimate, everything, plan, scaling, step, stream, sweep
 from cromss.cli import verb
+
+MEASUREMENTS = {
+    "step": (step, "a training step beside the authors' recipe: time, memory, traffic, part by part"),
+    "stream": (stream, "patches/s of bare pyarrow, the direct and the Ray reader"),
+    "plan": (plan, "memory and time of the order of a run, 100 million patches by default"),
+    "sweep": (sweep, "what a sweep costs beyond its trials: overhead, memory, idle devices"),
+    "scaling": (scaling, "how a step's cost grows with batch, size, classes, modalities and workers"),
+    "estimate": (estimate, "an estimate beside the run that it foretold"),
+    "all": (everything, "every measurement, small: a JSON, a PNG and a line of each"),
+}
 
 
 @verb
@@ -12,13 +22,8 @@ def main(argv: list[str] | None = None) -> int:
     """Dispatch to the measurement; its exit status."""
     parser = argparse.ArgumentParser(prog="cromss bench", description=__doc__)
     measurements = parser.add_subparsers(dest="measurement", required=True)
-    stream.add_arguments(
-        measurements.add_parser("stream", help="patches/s of bare pyarrow, the direct and the Ray reader")
-    )
-    plan.add_arguments(
-        measurements.add_parser("plan", help="memory and time of the order of a run, 100 million patches by default")
-    )
-    step.add_arguments(measurements.add_parser("step", help="time and memory of a training step, part by part"))
+    for name, (module, title) in MEASUREMENTS.items():
+        module.add_arguments(measurements.add_parser(name, help=title, description=module.__doc__))
     options = parser.parse_args(argv)
     return options.run(options)
 

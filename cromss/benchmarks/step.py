@@ -1,276 +1,246 @@
-"""One training step of the paper's network, taken apart: time, memory, and what the objective costs of it."""
+"""A training step of the paper's network beside the authors' recipe: time, memory, traffic, part by part."""
 
 import argparse
 import json
 import os
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
-from statistics import median
+from statistics import mean
+from typing import Any
 
-import psutil
 import torch
-from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
-from cromss.config import RunConfig, resolve
-from cromss.data.augment import augment
+from cromss.benchmarks.apart import alone, batches_table, measure_batches, measure_switches, switches_table
+from cromss.benchmarks.meters import Clock, PeakMemory, Tally, Unmetered, count_gflop
+from cromss.benchmarks.objectives import Objectives
+from cromss.benchmarks.sides import MARGIN, SIDES, Side, inputs_of, make_side, random_batch, step
+from cromss.benchmarks.step_report import WARM_UP, Alone, Report, Timed, table
+from cromss.config import PRESETS, RunConfig, resolve
+from cromss.costs.hardware import here, measured
 from cromss.data.patch import Batch
 from cromss.landcover import DYNAMIC_WORLD
-from cromss.objective.crossmodal import CrossModalObjective
-from cromss.sensors import sensor
-from cromss.training.loop import Inputs, Training, autocast, device_precision
-from cromss.training.pretraining import build, start
+from cromss.settings import assignments, overlay
+from cromss.training.microbatch import choose
+from cromss.training.pretraining import build
+from cromss.training.state import device_precision
+from cromss.training.step import Step
+from cromss.training.uploads import uploaded
 
-MARGIN = 8  # pixels by which a patch exceeds its crop: the paper cuts 256 out of 264
-WARM_UP = 2  # steps before the clock runs: kernels are chosen, Adam's state is made
-SAMPLING = 0.005  # seconds between two looks at the resident memory
-
-INPUT, FORWARD, OBJECTIVE, OBJECTIVE_BACK, BACK, OPTIMIZER = PARTS = (
-    "input: augment, scale",
-    "network forward",
-    "objective forward",
-    "objective backward",
-    "network backward",
-    "optimizer",
-)
+# What the authors' code computes: both sides do, so that what differs is how.
+SAME_MATHS = {
+    "per_class": True,
+    "consistency": {"kind": "cross_entropy"},
+    "smoothing": {"kind": "none"},
+    "selection": {"kind": "cromss"},
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `bench step`."""
-    parser.add_argument("--encoder", default="resnet50", help="backbone of both U-Nets (default: %(default)s)")
+    parser.add_argument("--encoder", help="backbone of both U-Nets (default: the preset's, resnet50 in the paper)")
     parser.add_argument("--size", type=int, default=256, help="pixels of a side after cropping (default: %(default)s)")
     parser.add_argument("--batch", type=int, default=4, help="S1+S2 pairs of a step (default: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch threads on a CPU (default: torch's choice)")
     parser.add_argument("--steps", type=int, default=5, help="measured steps (default: %(default)s)")
     parser.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto: a GPU if there is one")
+    parser.add_argument("--fusion", choices=("single", "middle", "late"), help="how the modalities share a network")
+    parser.add_argument(
+        "--fields-of", choices=tuple(PRESETS), default="paper", metavar="PRESET",
+        help=f"network and optimizer of {', '.join(PRESETS)} (default: %(default)s); the objective is the recipe's",
+    )  # fmt: skip
+    parser.add_argument("--set", dest="sets", metavar="KEY=VALUE", action="append", default=[], help="of our side")
+    parser.add_argument("--switches", action="store_true", help="measure each switch of the configuration, too")
+    parser.add_argument(
+        "--batches", type=_numbers, metavar="N,N,...", help="measure these numbers of pairs, too: 32,64,128,256"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers here, too")
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw the roofline here")
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)  # one alone, for a process of its own
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print the table. Raises ValueError for sizes, devices and encoders that cannot be."""
+    """Measure and print the tables. Raises ValueError for sizes, devices and encoders that cannot be."""
     for name in ("size", "batch", "threads", "steps"):
         if (number := getattr(options, name)) is not None and number < 1:
             raise ValueError(f"--{name}={number}: must be 1 or more")
-    if options.json and not options.json.parent.is_dir():
-        raise ValueError(f"--json={options.json}: there is no folder {options.json.parent}; create it first")
+    for name in ("json", "png"):
+        if (file := getattr(options, name)) and not file.parent.is_dir():
+            raise ValueError(f"--{name}={file}: there is no folder {file.parent}; create it first")
     device = _device(options.device)
     if options.threads:
         torch.set_num_threads(options.threads)
-    config = resolve({"model": {"encoder": options.encoder}, "data": {"augment": {"crop": options.size}}})
-    report = measure(config, options.batch, options.steps, device)
-    print(table(report))
+    config = config_of(options)
+    if options.side:
+        print(json.dumps(asdict(measure(config, options.batch, options.steps, device, options.side))))
+        return 0
+    return _run_both(options, config, device)
+
+
+def _run_both(options: argparse.Namespace, config: RunConfig, device: torch.device) -> int:
+    size = config.data.augment.crop
+    inputs = inputs_of(config)
+    channels = {name: len(bands) for name, bands in inputs.bands.items()}
+    gflop = count_gflop(build(config, inputs, len(DYNAMIC_WORLD)), channels, options.batch, size)
+    print("peak memory: each side in a process of its own ...", flush=True)
+    memory = {side: alone(options, side, steps=1) for side in SIDES}
+    report = compare(config, options.batch, options.steps, device, gflop, memory)
+    print(f"\n{table(report)}", flush=True)
+    found: dict[str, Any] = asdict(report) | {"ratios": report.ratios, "headline": report.headline}
+    for name, side in report.sides.items():
+        found["sides"][name] |= {"step_seconds": side.step_seconds, "objective_share": side.objective_share}
+    if options.batches:
+        found["batches"] = measure_batches(options, gflop / options.batch, report.hardware)
+        print(f"\n{batches_table(found['batches'])}", flush=True)
+    if options.switches:
+        found["switches"] = measure_switches(options, config, device)
+        print(f"\n{switches_table(found['switches'])}", flush=True)
     if options.json:
-        options.json.write_text(json.dumps(asdict(report), indent=2) + "\n")
+        options.json.write_text(json.dumps(found, indent=2) + "\n")
+    if device.type == "cpu":
+        from cromss.benchmarks.roofline import computed
+
+        print(f"\n{computed(config, options.batch)}")
+    if options.png:
+        from cromss.benchmarks.roofline import draw
+
+        draw(report, options.png)
+    print(f"\n{report.headline}")
     return 0
 
 
-@dataclass(frozen=True)
-class Report:
-    """What a step takes. Seconds and shares are medians over the steps, so the parts need not add up exactly."""
-
-    fusion: str
-    encoder: str
-    channels: dict[str, int]  # per modality
-    classes: int
-    batch: int  # pairs
-    size: int  # pixels
-    precision: str
-    device: str
-    threads: int
-    load: float  # processes that wanted a CPU in the last minute: others', too
-    torch: str
-    steps: int
-    seconds: dict[str, float]  # of each part
-    shares: dict[str, float]  # of each part in its own step
-    step_seconds: float
-    objective_share: float  # forward, and backward as far as the logits
-    gflop: float  # of a step: convolutions of network forward and backward, two operations per multiply-add
-    memory_bytes: int
-    memory_means: str
-
-    @property
-    def gflop_per_second(self) -> float:
-        return self.gflop / self.step_seconds
+def config_of(options: argparse.Namespace) -> RunConfig:
+    """The run whose step is measured. Raises ValueError with a line per mistake."""
+    asked: dict[str, Any] = {"data": {"augment": {"crop": options.size}}, "objective": SAME_MATHS}
+    if options.encoder:
+        asked = overlay(asked, {"model": {"encoder": options.encoder}})
+    if options.fusion:
+        asked = overlay(asked, {"model": {"fusion": {"kind": options.fusion}}})
+    return resolve(PRESETS[options.fields_of], asked, assignments(options.sets))
 
 
-def measure(config: RunConfig, pairs: int, steps: int, device: torch.device) -> Report:
-    """Train on random pixels for `WARM_UP + steps` steps and time the last ones. Raises ValueError as the network does."""
-    bands = {name: sensor(name).bands for name in config.model.fusion.modalities}
-    inputs, classes = Inputs(bands, "uint8", config.model.scaling), len(DYNAMIC_WORLD)
-    size = config.data.augment.crop
+# --- one side alone ---------------------------------------------------------------------------------------------------
+
+
+def measure(config: RunConfig, pairs: int, steps: int, device: torch.device, side: str = "ours") -> Alone:
+    """Train on random pixels for `WARM_UP + steps` steps and time the last ones, whole, as training takes them.
+
+    Raises ValueError as the network does.
+    """
     memory = PeakMemory(device)
     with memory:
-        training = start(config, build(config, inputs, classes).to(device), world=1)
-        batch = random_batch(bands, classes, pairs, size + MARGIN)
-        training.network.train()
-        clocks = [Clock(device) for _ in range(WARM_UP + steps)]
-        for clock in clocks:
-            step(training, batch, config, inputs, device, clock)
-    timed = [clock.seconds for clock in clocks[WARM_UP:]]
-    totals = [sum(parts.values()) for parts in timed]
-    objective = [parts[OBJECTIVE] + parts[OBJECTIVE_BACK] for parts in timed]
-    channels = {name: len(names) for name, names in bands.items()}
+        one = make_side(side, config, device)
+        one.training.network.train()
+        advance = _advance(one, _batch(config, pairs), device, side)
+        for _ in range(WARM_UP):
+            advance()
+        seconds = _seconds_of(advance, steps, device)
+    return Alone(side, _precision(one.config, device), seconds, memory.bytes, memory.means)
+
+
+def _advance(side: Side, batch: Batch, device: torch.device, name: str) -> Callable[[], object]:
+    """One step of a side: ours as `training.loop.fit` takes it, uploads included."""
+    if name == "recipe":
+        return lambda: step(side, batch, device, Unmetered())
+    config, inputs = side.config, inputs_of(side.config)
+    channels = {modality: len(bands) for modality, bands in inputs.bands.items()}
+    size = (config.data.augment.crop,) * 2
+    pieces = choose(config, side.training.network, channels, len(batch), size, device)
+    whole = Step(side.training, config, inputs, len(DYNAMIC_WORLD), device, pieces)
+    batches = uploaded(repeat(batch), device, config.scaling.double_buffer)
+    return lambda: whole(next(batches), config.optim.epochs - 1)  # the ramps have ended
+
+
+def _seconds_of(advance: Callable[[], object], steps: int, device: torch.device) -> float:
+    """Of a step: the fastest; on a GPU, where a step may still be at work when the next is begun, the mean."""
+    each = []
+    for number in range(steps):
+        if device.type == "cuda" and number == 0:
+            torch.cuda.synchronize(device)
+        began = time.perf_counter()
+        advance()
+        if device.type == "cuda" and number == steps - 1:
+            torch.cuda.synchronize(device)
+        each.append(time.perf_counter() - began)
+    return mean(each) if device.type == "cuda" else min(each)
+
+
+# --- both in turns ----------------------------------------------------------------------------------------------------
+
+
+def compare(
+    config: RunConfig, pairs: int, steps: int, device: torch.device, gflop: float, memory: dict[str, dict[str, Any]]
+) -> Report:
+    """Both sides in one process, step by step in turns, so that whatever disturbs the machine disturbs both.
+
+    gflop   of a step (`count_gflop`)
+    memory  side -> what it held in a process of its own, as `measure` reports it
+    """
+    known = here() if device.type == "cuda" else None
+    reached = None if known else measured(device)
+    sides = {name: make_side(name, config, device) for name in SIDES}
+    batch = _batch(config, pairs)
+    tallies, seen = {name: Tally() for name in SIDES}, {}
+    for name, side in sides.items():
+        side.training.network.train()
+        seen[name] = step(side, batch, device, tallies[name])
+    objectives = Objectives(sides, seen, device)
+    for _ in range(WARM_UP):
+        for side in sides.values():
+            step(side, batch, device, Clock(device))
+    timed: dict[str, list[dict[str, float]]] = {name: [] for name in SIDES}
+    for number in range(steps):
+        for name in SIDES if number % 2 else SIDES[::-1]:  # neither always finds the memory as the other left it
+            step(sides[name], batch, device, clock := Clock(device))
+            timed[name].append(clock.seconds)
+        objectives.time()
+    hardware = known or reached.better(measured(device))  # before and after: others may be at work
     return Report(
         fusion=config.model.fusion.kind,
         encoder=config.model.encoder,
-        channels=channels,
-        classes=classes,
+        channels={name: len(bands) for name, bands in batch.bands.items()},
+        classes=len(DYNAMIC_WORLD),
         batch=pairs,
-        size=size,
-        precision=str(device_precision(device, config.optim.precision)).removeprefix("torch."),
+        size=config.data.augment.crop,
         device=torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         threads=torch.get_num_threads(),
         load=os.getloadavg()[0],
         torch=torch.__version__,
         steps=steps,
-        seconds={part: median(parts[part] for parts in timed) for part in PARTS},
-        shares={part: _median_ratio([parts[part] for parts in timed], totals) for part in PARTS},
-        step_seconds=median(totals),
-        objective_share=_median_ratio(objective, totals),
-        gflop=count_gflop(training.module, channels, pairs, size),
-        memory_bytes=memory.bytes,
-        memory_means=memory.means,
+        compile=config.scaling.compile,
+        hardware=hardware,
+        gflop=gflop,
+        sides={name: Timed.of(_precision(side.config, device), timed[name]) for name, side in sides.items()},
+        moved={name: tally.bytes for name, tally in tallies.items()},
+        losses={name: float(step.loss) for name, step in seen.items()},
+        objectives=objectives.done(),
+        memory_bytes={name: found["memory_bytes"] for name, found in memory.items()},
+        memory_means=memory["ours"]["memory_means"],
     )
 
 
-def step(
-    training: Training, batch: Batch, config: RunConfig, inputs: Inputs, device: torch.device, clock: "Clock"
-) -> None:
-    """The step of `training.loop.fit` at the end of the ramps, the backward pass in two.
-
-    The objective sees the logits as leaves, and the network goes on from their gradients: the same numbers, but the
-    objective's part can be timed apart.
-    """
-    objective = config.objective
-    with clock.part(INPUT):
-        batch = augment(batch.to(device), config.data.augment)
-        images = inputs(batch)
-    with clock.part(FORWARD), autocast(device, config.optim.precision):
-        logits = training.network(images)
-    leaves = {name: z.detach().requires_grad_() for name, z in logits.items()}
-    with clock.part(OBJECTIVE):
-        outcome = CrossModalObjective(objective)(
-            leaves, batch.labels, alpha=objective.alpha.end, gamma=objective.gamma.end, valid=batch.valid
-        )
-    with clock.part(OBJECTIVE_BACK):
-        outcome.loss.backward()
-    with clock.part(BACK):
-        training.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(list(logits.values()), [leaf.grad for leaf in leaves.values()])
-    with clock.part(OPTIMIZER):
-        training.optimizer.step()
+def _batch(config: RunConfig, pairs: int) -> Batch:
+    return random_batch(inputs_of(config).bands, len(DYNAMIC_WORLD), pairs, config.data.augment.crop + MARGIN)
 
 
-def random_batch(bands: dict[str, tuple[str, ...]], classes: int, pairs: int, size: int) -> Batch:
-    """`pairs` patches of random codes and labels, as the stream delivers them, size x size pixels."""
-    draw = torch.Generator().manual_seed(0)
-
-    def codes(high: int, *shape: int) -> torch.Tensor:
-        return torch.randint(high, shape, generator=draw, dtype=torch.uint8)
-
-    return Batch(
-        images={name: codes(256, pairs, len(names), size, size) for name, names in bands.items()},
-        bands=bands,
-        labels=codes(classes, pairs, size, size),
-        ids=[str(row) for row in range(pairs)],
-        epochs=torch.zeros(pairs, dtype=torch.int64),
-        keys=torch.randint(2**62, (pairs,), generator=draw),
-    )
+def _precision(config: RunConfig, device: torch.device) -> str:
+    return str(device_precision(device, config.optim.precision)).removeprefix("torch.")
 
 
-def count_gflop(network: nn.Module, channels: dict[str, int], pairs: int, size: int) -> float:
-    """GFLOP of forward and backward, counted on the meta device, to which `network` moves: nothing is computed."""
-    network.to("meta")
-    images = {name: torch.empty(pairs, count, size, size, device="meta") for name, count in channels.items()}
-    with FlopCounterMode(display=False) as counter:
-        logits = list(network(images).values())
-        torch.autograd.backward(logits, [torch.empty_like(z) for z in logits])
-    return counter.get_total_flops() / 1e9
-
-
-class Clock:
-    """Seconds of the parts of one step. On a GPU a part ends when its kernels have ended."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        began = self._now()
-        yield
-        self.seconds[name] = self._now() - began
-
-    def _now(self) -> float:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
-        return time.perf_counter()
-
-
-class PeakMemory:
-    """`bytes`: how far memory rose, at its highest, above where it was on entry."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.bytes = 0
-        on_gpu = device.type == "cuda"
-        sampled = f"resident memory, sampled every {1000 * SAMPLING:.0f} ms by a thread"
-        self.means = "torch.cuda.max_memory_allocated" if on_gpu else sampled
-
-    def __enter__(self) -> "PeakMemory":
-        if self.device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(self.device)
-            self._before = torch.cuda.memory_allocated(self.device)
-            return self
-        self._process, self._done = psutil.Process(), threading.Event()
-        self._before = self._process.memory_info().rss
-        self._sampler = threading.Thread(target=self._sample, daemon=True)
-        self._sampler.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self.device.type == "cuda":
-            self.bytes = torch.cuda.max_memory_allocated(self.device) - self._before
-            return
-        self._done.set()
-        self._sampler.join()
-
-    def _sample(self) -> None:
-        while not self._done.wait(SAMPLING):
-            self.bytes = max(self.bytes, self._process.memory_info().rss - self._before)
-
-
-def table(report: Report) -> str:
-    """The report for people."""
-    channels = " + ".join(map(str, report.channels.values()))
-    where = f"{report.threads} threads, load {report.load:.1f}" if report.device == "cpu" else report.device
-    rows = [(part, report.seconds[part], report.shares[part]) for part in PARTS]
-    rows.append(("step", report.step_seconds, 1.0))
-    return "\n".join(
-        [
-            f"{report.fusion} fusion of {report.encoder}, {channels} channels, {report.classes} classes; "
-            f"{report.batch} pairs of {report.size} x {report.size} pixels; {report.precision}",
-            f"{where}; torch {report.torch}; medians over {report.steps} steps after {WARM_UP} to warm up",
-            f"\n{'':22} {'ms':>9} {'of the step':>12}",
-            *(f"{name:22} {1000 * seconds:9,.1f} {share:12.1%}" for name, seconds, share in rows),
-            f"\nthe objective, forward and backward to the logits: {report.objective_share:.1%} of the step",
-            f"{report.gflop / report.batch:.1f} GFLOP a pair, {report.gflop_per_second:,.0f} GFLOP/s, "
-            f"{report.batch / report.step_seconds:,.1f} pairs/s",
-            f"peak memory: {report.memory_bytes / 1e9:.2f} GB more than before the network was built ({report.memory_means})",
-        ]
-    )
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: whole numbers of pairs, comma-separated, such as 32,64,128,256")
+    return numbers
 
 
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device=cuda: torch finds no GPU here; use cpu or auto")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
-def _median_ratio(parts: list[float], wholes: list[float]) -> float:
-    return median(part / whole for part, whole in zip(parts, wholes, strict=True))

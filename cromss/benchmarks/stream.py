@@ -70,6 +70,7 @@ def run(options: argparse.Namespace) -> int:
             tree = write_random_tree(Path(folder) / "tree")
         found = measure(store, tree, Path(folder), options)
     print(report(found))
+    found["headline"] = ", ".join(f"{name} {row['patches/s']:,.0f} patches/s" for name, row in found["rows"].items())
     if options.json:
         options.json.write_text(json.dumps(found, indent=1))
     if options.png:

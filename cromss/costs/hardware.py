@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 import torch
@@ -22,9 +22,18 @@ class Hardware:
     measured: bool = False  # True: by a run on this machine, not from a data sheet
 
     @property
+    def family(self) -> str:
+        """A100 for both sizes of it."""
+        return self.name.partition("-")[0].upper()
+
+    @property
     def ridge(self) -> float:
         """Operations a byte from which on the arithmetic, not the memory, is the limit."""
         return self.flops / self.bandwidth
+
+    def better(self, other: "Hardware") -> "Hardware":
+        """The higher peaks of two measurements of the same device."""
+        return replace(self, flops=max(self.flops, other.flops), bandwidth=max(self.bandwidth, other.bandwidth))
 
 
 GPUS = {
@@ -90,3 +99,10 @@ def _fastest(work: Callable[[], object], device: torch.device, seconds: float) -
         wait()
         best, calls = min(best, time.perf_counter() - start), calls + 1
     return best
+
+
+def gpu_memory(resources: dict[str, float]) -> float | None:
+    """Bytes of the smallest GPU of a cluster, from the types in its Ray resources; None without a type that we know."""
+    types = {key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")}
+    known = [gpu.memory for gpu in GPUS.values() if any(kind.startswith(gpu.family) for kind in types)]
+    return min(known, default=None)

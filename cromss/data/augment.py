@@ -3,7 +3,6 @@
 Everything is drawn from `batch.keys`, so a patch of an epoch looks the same in whichever batch, on whichever worker.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import pydantic
@@ -56,7 +55,7 @@ def augment(batch: Batch, config: AugmentConfig) -> Batch:
     height, width = batch.labels.shape[-2:]
     draws = draw(keys, config, (height, width))
     index = _source_index(draws, width)
-    return _map(batch, lambda pixels: _pick(pixels, index, draws.size))
+    return batch.with_maps(lambda pixels: _pick(pixels, index, draws.size))
 
 
 def draw(keys: Tensor, config: AugmentConfig, size: tuple[int, int]) -> Draws:
@@ -102,7 +101,7 @@ def centre_crop(batch: Batch, crop: int | None) -> Batch:
     height, width = batch.labels.shape[-2:]
     crop_height, crop_width = _crop_size(crop, height, width)
     top, left = (height - crop_height) // 2, (width - crop_width) // 2
-    return _map(batch, lambda pixels: pixels[..., top : top + crop_height, left : left + crop_width])
+    return batch.with_maps(lambda pixels: pixels[..., top : top + crop_height, left : left + crop_width])
 
 
 def uniform(keys: Tensor, draw: int) -> Tensor:
@@ -163,17 +162,3 @@ def _pick(pixels: Tensor, index: Tensor, size: tuple[int, int]) -> Tensor:
     flat = pixels.reshape(len(pixels), -1, pixels.shape[-2] * pixels.shape[-1])
     picked = flat.gather(2, index[:, None].expand(-1, flat.shape[1], -1))
     return picked.reshape(len(pixels), *lead, *size).view(dtype)
-
-
-def _map(batch: Batch, change) -> Batch:
-    def maybe(pixels: Tensor | None) -> Tensor | None:
-        return None if pixels is None else change(pixels)
-
-    return dataclasses.replace(
-        batch,
-        images={name: change(image) for name, image in batch.images.items()},
-        labels=change(batch.labels),
-        clean=maybe(batch.clean),
-        valid=maybe(batch.valid),
-        seasons=maybe(batch.seasons),
-    )

@@ -88,22 +88,24 @@ class Batch:
             images[name] = self.images[name] if same else self.images[name][:, [held.index(band) for band in wanted]]
         return replace(self, images=images, bands=dict(bands))
 
-    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
-        """The same batch with `change` done to each of its tensors."""
+    def with_maps(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The same batch with `change` done to everything that has pixels."""
 
-        def maybe(tensor: torch.Tensor | None) -> torch.Tensor | None:
-            return None if tensor is None else change(tensor)
+        def maybe(pixels: torch.Tensor | None) -> torch.Tensor | None:
+            return None if pixels is None else change(pixels)
 
         return replace(
             self,
             images={name: change(image) for name, image in self.images.items()},
             labels=change(self.labels),
-            epochs=change(self.epochs),
-            keys=change(self.keys),
             clean=maybe(self.clean),
             valid=maybe(self.valid),
             seasons=maybe(self.seasons),
         )
+
+    def apply(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        """The same batch with `change` done to each of its tensors."""
+        return replace(self.with_maps(change), epochs=change(self.epochs), keys=change(self.keys))
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on `device` (asynchronously from pinned memory)."""

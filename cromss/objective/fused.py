@@ -4,8 +4,8 @@ Read crossmodal.py to know what is computed; it is the oracle of every test here
 writes a (B, C, H, W) tensor to memory for every operator; here the class dimension is unrolled, so that torch.compile makes
 of each stage one loop over the pixels with the classes in registers:
 
-    pixels      logits -> ln sum exp, confidences (eq. 1 and 2), discrepancies: maps (B, H, W)
-    weigh       maps -> weights (eq. 3)
+    pixels      logits -> ln sum exp, confidences (eq. 1 and 2), teachers' weights, discrepancies: maps (B, H, W)
+    weigh       maps -> label weights (eq. 3)
     count       maps, weights -> the sums of the losses; reads the logits a second time, for Dice
     gradients   logits, maps, sums -> dL/dlogits: reads the logits a third time and writes once
 
@@ -29,15 +29,20 @@ from cromss.objective.losses import DICE_EPSILON, PIXELS, Targets, one_hot
 from cromss.objective.pool import pooled, spans_workers
 from cromss.objective.weights import Share
 
+# A stage has a few operators for every class. Inductor's own limits would cut its one loop over the pixels into several,
+# with maps written to memory between them.
+WIDE = {"max_fusion_size": 1024, "realize_opcount_threshold": 100_000, "realize_acc_reads_threshold": 1000}
+
 
 class Maps(NamedTuple):
-    """What a pixel says; dicts by modality, or by (student, teacher)."""
+    """What a pixel says: maps (B, H, W) by modality, or by (student, teacher)."""
 
     log_sum: dict[str, Tensor]  # ln sum_c exp z_c
     surprise: dict[str, Tensor]  # cross-entropy with the given label
+    given: dict[str, Tensor]  # p_y, the probability of the given label
     label: dict[str, Tensor]  # F'_l
-    prediction: dict[str, Tensor]  # F'_e
-    discrepancy: dict[tuple[str, str], Tensor]
+    trust: dict[str, Tensor]  # W_e
+    discord: dict[tuple[str, str], Tensor]  # W_e D
 
 
 class Sums(NamedTuple):
@@ -56,7 +61,7 @@ class FusedObjective:
 
     def __init__(self, config: ObjectiveConfig, *, compiled: bool = True):
         self.config = config
-        build = partial(torch.compile, dynamic=False) if compiled else lambda stage: stage
+        build = partial(torch.compile, dynamic=False, options=WIDE) if compiled else lambda stage: stage
         # Apart, because what leaves a compiled function is written once, and never computed again by whoever reads it.
         self._pixels, self._weigh, self._count = build(self._pixels), build(self._weigh), build(self._count)
         self._gradients = build(self._gradients)
@@ -89,9 +94,9 @@ class FusedObjective:
         valid: Tensor | None, clean: Tensor | None,
     ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Sums]:  # fmt: skip
         """([loss, parts ...], log_sum, label weights, entropy weights, sums)."""
-        maps = self._pixels(logits, labels, targets, valid)
-        weights, trust = self._weigh(maps.label, maps.prediction, labels, alpha, gamma, valid, clean, _classes(logits))
-        local = self._count(logits, labels, targets, valid, maps, weights, trust)
+        maps = self._pixels(logits, labels, gamma, targets, valid)
+        weights = self._weigh(maps.label, labels, alpha, valid, clean, _classes(logits))
+        local = self._count(logits, labels, targets, valid, maps, weights)
         sums = self._divided(pooled(local, self.config.scope), logits)
         cross_entropy = {name: _ratio(*pair) for name, pair in sums.cross_entropy.items()}
         dice = {name: _dice(*triple) for name, triple in sums.dice.items()}
@@ -101,10 +106,12 @@ class FusedObjective:
             agreement = torch.stack([_ratio(*pair) for pair in sums.consistency.values()]).sum() / (len(logits) - 1)
         loss = segmentation + self.config.consistency.weight * agreement
         parts = [loss, segmentation, agreement, *cross_entropy.values(), *dice.values(), *maps.label.values(),
-                 *weights.values(), *trust.values()]  # fmt: skip
-        return parts, maps.log_sum, weights, trust, sums
+                 *weights.values(), *maps.trust.values()]  # fmt: skip
+        return parts, maps.log_sum, weights, maps.trust, sums
 
-    def _pixels(self, logits: dict[str, Tensor], labels: Tensor, targets: Tensor | None, valid: Tensor | None) -> Maps:
+    def _pixels(
+        self, logits: dict[str, Tensor], labels: Tensor, gamma: Tensor, targets: Tensor | None, valid: Tensor | None
+    ) -> Maps:
         labels = _known(labels, valid)
         z = {name: _planes(logit, valid) for name, logit in logits.items()}
         wanted = _wanted(labels, targets, next(iter(z.values())))
@@ -118,9 +125,9 @@ class FusedObjective:
             for name, planes in z.items()
         }
         q = {name: [(x - log_sum[name]).exp() for x in planes] for name, planes in z.items()}
-        given = [labels == c for c in range(len(wanted))]
-        label = {
-            name: _total([torch.where(g, p, 0.0) for g, p in zip(given, planes, strict=True)])
+        at = [labels == c for c in range(len(wanted))]
+        given = label = {
+            name: _total([torch.where(here, p, 0.0) for here, p in zip(at, planes, strict=True)])
             for name, planes in q.items()
         }
         negative_entropy = {
@@ -134,60 +141,59 @@ class FusedObjective:
             prediction = {name: _total([p * p for p in planes]).clamp(max=1) for name, planes in q.items()}
         if self.config.enhance:
             label, prediction = enhance_all(label), enhance_all(prediction)
-        discrepancy = {}
+        trust = {name: self.config.selection.entropy_weights(f, gamma) for name, f in prediction.items()}
+        if valid is not None:
+            trust = {name: w * valid for name, w in trust.items()}
+        discord = {}
         for student, teacher in permutations(z, 2):
+            pairs = zip(q[teacher], q[student], z[student], strict=True)
             if self.config.consistency.kind == "mse":
-                pairs = zip(q[teacher], q[student], strict=True)
-                discrepancy[student, teacher] = _total([(p - own) * (p - own) for p, own in pairs])
-                continue
-            pairs = zip(q[teacher], z[student], strict=True)
-            cross = -_total([p * (x - log_sum[student]) for p, x in pairs])
-            kl = self.config.consistency.kind == "kl"
-            discrepancy[student, teacher] = cross + negative_entropy[teacher] if kl else cross
-        return Maps(log_sum, surprise, label, prediction, discrepancy)
+                distance = _total([(p - own) * (p - own) for p, own, _ in pairs])
+            else:
+                distance = -_total([p * (x - log_sum[student]) for p, _, x in pairs])
+                if self.config.consistency.kind == "kl":
+                    distance = distance + negative_entropy[teacher]
+            discord[student, teacher] = trust[teacher] * distance
+        return Maps(log_sum, surprise, given, label, trust, discord)
 
     def _weigh(
-        self, label: dict[str, Tensor], prediction: dict[str, Tensor], labels: Tensor, alpha: Tensor, gamma: Tensor,
-        valid: Tensor | None, clean: Tensor | None, classes: int,
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:  # fmt: skip
-        config, selection = self.config, self.config.selection
-        labels = _known(labels, valid)
-        weights = {
-            name: selection.label_weights(
-                f, labels, clean, alpha, config.scope, config.per_class, classes, config.threshold
-            )
-            for name, f in label.items()
-        }
-        trust = {name: selection.entropy_weights(f, gamma) for name, f in prediction.items()}
-        return weights, trust if valid is None else {name: w * valid for name, w in trust.items()}
+        self, label: dict[str, Tensor], labels: Tensor, alpha: Tensor, valid: Tensor | None, clean: Tensor | None,
+        classes: int,
+    ) -> dict[str, Tensor]:  # fmt: skip
+        config, labels = self.config, _known(labels, valid)
+        how = clean, alpha, config.scope, config.per_class, classes, config.threshold
+        return {name: config.selection.label_weights(f, labels, *how) for name, f in label.items()}
 
     def _count(
         self, logits: dict[str, Tensor], labels: Tensor, targets: Tensor | None, valid: Tensor | None, maps: Maps,
-        weights: dict[str, Tensor], trust: dict[str, Tensor],
+        weights: dict[str, Tensor],
     ) -> Tensor:  # fmt: skip
-        """This worker's sums over pixels, one after the other: with scope `global` they travel in one exchange."""
+        """This worker's sums, one after the other, per class where that spares a loop over the pixels: with scope `global`
+        they travel in one exchange."""
         at = one_hot(_known(labels, valid), _classes(logits)) if targets is None else targets
-        presence = at.sum(PIXELS).to(next(iter(weights.values())).dtype)
-        sums = []
+        each = [at.sum(PIXELS).to(torch.float32)]
         for name, logit in logits.items():
             w = weights[name].unsqueeze(1)
             q = (_masked(full_precision(logit), valid) - maps.log_sum[name].unsqueeze(1)).exp()
-            # With class numbers the overlap is read off the maps: q, used once, then never leaves the registers.
-            hit = (-maps.surprise[name]).exp().unsqueeze(1) if targets is None else q
-            sums += [(weights[name] * maps.surprise[name]).sum(), weights[name].sum()]
-            sums += [(w * hit * at).sum(PIXELS), (w * q).sum(PIXELS) + (w * at).sum(PIXELS), presence]
-        for (_, teacher), distance in maps.discrepancy.items():
-            sums += [(trust[teacher] * distance).sum(), trust[teacher].sum()]
-        return torch.cat([each.view(-1) for each in sums])
+            if targets is None:  # then the overlap is read off a map: q, used once, never leaves the registers
+                wanted, overlap = w * at, (w * maps.given[name].unsqueeze(1) * at).sum(PIXELS)
+                each += [(w * maps.surprise[name].unsqueeze(1) * at).sum(PIXELS).sum(), wanted.sum(PIXELS).sum()]
+            else:
+                wanted, overlap = w * at, (w * q * at).sum(PIXELS)
+                each += [(weights[name] * maps.surprise[name]).sum(), weights[name].sum()]
+            each += [overlap, (w * q).sum(PIXELS) + wanted.sum(PIXELS)]
+        for (_, teacher), discord in maps.discord.items():
+            each += [discord.sum(), maps.trust[teacher].sum()]
+        return torch.cat([part.view(-1).to(each[-1].dtype) for part in each])
 
     def _divided(self, sums: Tensor, logits: dict[str, Tensor]) -> Sums:
         """The sums by name again."""
-        classes, pairs = _classes(logits), list(permutations(logits, 2))
-        each = iter(sums.split([1, 1, *[classes] * 3] * len(logits) + [1, 1] * len(pairs)))
-        cross_entropy, dice = {}, {}
+        pairs, classes = list(permutations(logits, 2)), _classes(logits)
+        each = iter(sums.split([classes, *[1, 1, classes, classes] * len(logits), *[1, 1] * len(pairs)]))
+        presence, cross_entropy, dice = next(each), {}, {}
         for name in logits:
             cross_entropy[name] = (next(each)[0], next(each)[0])
-            dice[name] = (next(each), next(each), next(each))
+            dice[name] = (next(each), next(each), presence)
         return Sums(cross_entropy, dice, {pair: (next(each)[0], next(each)[0]) for pair in pairs})
 
     # --- backward -----------------------------------------------------------------------------------------------------
@@ -203,7 +209,7 @@ class FusedObjective:
         """
         config = self.config
         labels = _known(labels, valid)
-        q = {name: [(x - log_sum[name]).exp() for x in _planes(logit, valid)] for name, logit in logits.items()}
+        q = {name: [_exp(x - log_sum[name]) for x in _planes(logit, valid)] for name, logit in logits.items()}
         wanted = _wanted(labels, targets, next(iter(q.values())))
         mass = 1.0 if targets is None else _total(wanted)
         # Every worker derives the whole loss from the same sums; DDP's mean over the workers is undone here (pool.py).
@@ -276,6 +282,11 @@ def _masked(logits: Tensor, valid: Tensor | None) -> Tensor:
 def _wanted(labels: Tensor, targets: Tensor | None, like: Sequence[Tensor]) -> Sequence[Tensor]:
     """The target of every class, (B, H, W) each, in the type of `like`."""
     return [(labels == c).to(like[0].dtype) for c in range(len(like))] if targets is None else targets.unbind(1)
+
+
+def _exp(x: Tensor) -> Tensor:
+    """e^x by a power of two: what comes of torch.exp, inductor writes to memory on a CPU where it is used twice."""
+    return torch.exp2(x * math.log2(math.e))
 
 
 def _reduced(operation: Callable[[Tensor, Tensor], Tensor], terms: Sequence[Tensor]) -> Tensor:
