@@ -61,7 +61,7 @@ def choose(
             f"{room / 1e9:.1f} GB are free for it; a smaller data.augment.crop or model.encoder needs less"
         )
     say(
-        f"micro-batch: {fits} of {rows} pairs at a time (auto: {need.of(fits) / 1e9:.1f} GB counted, {room / 1e9:.1f} GB free "
+        f"micro-batch: {fits} of {rows} pairs at a time (auto: {need.of(fits) / 1e9:.2f} GB counted, {room / 1e9:.1f} GB free "
         f"for it)"
     )
     return fits if fits < rows else None
