@@ -29,7 +29,7 @@ from cromss.objective.losses import DICE_EPSILON, PIXELS, Targets, one_hot
 from cromss.objective.pool import pooled, spans_workers
 from cromss.objective.weights import Share
 
-# A stage has a few operators for every class. Inductor's own limits would cut its one loop over the pixels into several,
+# The gradient has many operators for every class. Inductor's own limits would cut its one loop over the pixels into several,
 # with maps written to memory between them.
 WIDE = {"max_fusion_size": 1024, "realize_opcount_threshold": 100_000, "realize_acc_reads_threshold": 1000}
 
@@ -61,10 +61,10 @@ class FusedObjective:
 
     def __init__(self, config: ObjectiveConfig, *, compiled: bool = True):
         self.config = config
-        build = partial(torch.compile, dynamic=False, options=WIDE) if compiled else lambda stage: stage
+        build = partial(torch.compile, dynamic=False) if compiled else lambda stage, **how: stage
         # Apart, because what leaves a compiled function is written once, and never computed again by whoever reads it.
         self._pixels, self._weigh, self._count = build(self._pixels), build(self._weigh), build(self._count)
-        self._gradients = build(self._gradients)
+        self._gradients = build(self._gradients, options=WIDE)
 
     def __call__(
         self,
