@@ -251,7 +251,7 @@ class RunConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _coherent(self) -> "RunConfig":
-        if self.objective.selection.kind == "cromss" and self.ramp_epochs > self.optim.epochs:
+        if self.objective.method.kind == "cromss" and self.ramp_epochs > self.optim.epochs:
             raise ValueError(
                 f"objective.ramp_epochs={self.ramp_epochs}: longer than the run (optim.epochs={self.optim.epochs}), which "
                 f"would end before its ramp; leave it out (0.8 of the run) or raise optim.epochs"
@@ -286,7 +286,7 @@ class RunConfig(Settings):
             del kept["data"][aside]
         objective = kept["objective"]
         objective["ramp_epochs"] = self.ramp_epochs
-        if self.objective.selection.kind != "cromss":
+        if self.objective.method.kind != "cromss":
             for inert in ("alpha", "gamma", "ramp_epochs", "per_class", "confidence", "enhance"):
                 del objective[inert]
         elif self.model.fusion.kind == "single":

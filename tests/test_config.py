@@ -61,7 +61,7 @@ def test_a_run_too_short_for_its_ramp_is_refused():
 
 
 def test_what_has_no_effect_is_no_part_of_the_identity():
-    none = {"objective": {"selection": {"kind": "none"}}}
+    none = {"objective": {"method": {"kind": "plain"}}}
     assert resolve(none).identity() == resolve(none, {"objective": {"alpha": {"end": 0.1}}}).identity()
     assert resolve().identity() != resolve({"objective": {"alpha": {"end": 0.1}}}).identity()
     elsewhere = {"scaling": {"num_workers": 8}, "data": {"reader": {"kind": "direct"}}, "transfer": {"lr": 1.0}}

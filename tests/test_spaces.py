@@ -39,7 +39,7 @@ def test_the_baselines_differ_from_cromss_in_selection_alone():
         plain, selecting = (config_of({"arm": name}, {}).model_dump() for name in (fusion, f"CromSS-{fusion}"))
         changed = {key for key in plain if plain[key] != selecting[key]}
         assert changed == {"objective"}
-        assert plain["objective"] | {"selection": None} == selecting["objective"] | {"selection": None}
+        assert plain["objective"] | {"method": None} == selecting["objective"] | {"method": None}
 
 
 def test_an_unknown_space_or_arm_lists_the_known_ones():

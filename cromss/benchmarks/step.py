@@ -34,7 +34,7 @@ SAME_MATHS = {
     "per_class": True,
     "consistency": {"kind": "cross_entropy"},
     "smoothing": {"kind": "none"},
-    "selection": {"kind": "cromss"},
+    "method": {"kind": "cromss"},
 }
 
 

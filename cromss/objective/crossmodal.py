@@ -25,9 +25,9 @@ from cromss.objective.losses import (
     weighted_cross_entropy,
     weighted_dice,
 )
+from cromss.objective.methods import CrossModal, Method, Plain
 from cromss.objective.pool import Scope
 from cromss.objective.ramps import Exponential, Ramp
-from cromss.objective.selection import CrossModal, NoSelection, Selection
 from cromss.objective.smoothing import NoSmoothing, Smoothing
 from cromss.objective.thresholds import Histogram, Threshold
 from cromss.objective.weights import Share
@@ -51,7 +51,7 @@ class Gamma(Settings):
 class ObjectiveConfig(Settings):
     """The objective; the defaults are the paper's."""
 
-    selection: Selection = CrossModal()
+    method: Method = CrossModal()
     alpha: Alpha = Alpha()
     gamma: Gamma = Gamma()
     ramp_epochs: int | None = pydantic.Field(None, ge=1)  # None: 0.8 of the run's epochs
@@ -73,7 +73,7 @@ class ObjectiveConfig(Settings):
 
     def unweighted(self) -> "ObjectiveConfig":
         """The same losses with all weights 1 over this worker's batch: what validation is scored with."""
-        return self.model_copy(update={"selection": NoSelection(), "scope": "batch"})
+        return self.model_copy(update={"method": Plain(), "scope": "batch"})
 
 
 class ObjectiveParts(NamedTuple):
@@ -112,7 +112,7 @@ class CrossModalObjective:
         labels   (B, H, W) class numbers, 255 where there is none
         targets  (B, C, H, W) smoothed labels for the losses, all zero at ignored pixels; selection stays by `labels`
         valid    (B, H, W) True where every modality has image data; elsewhere a pixel counts nowhere
-        clean    (B, H, W) true labels, for `selection.kind=oracle`
+        clean    (B, H, W) true labels, for `method.kind=oracle`
         """
         with torch.autocast(labels.device.type, enabled=False):
             # Networks deliver channels last, which every softmax over the classes would copy: once here instead.
@@ -135,7 +135,7 @@ class CrossModalObjective:
         valid: Tensor | None,
         clean: Tensor | None,
     ) -> ObjectiveParts:
-        config, selection = self.config, self.config.selection
+        config, method = self.config, self.config.method
 
         # 3.1 How far does each network trust the given label, and its own prediction?
         label = {modality: label_confidence(q, labels, normalised=True) for modality, q in log_q.items()}
@@ -148,13 +148,13 @@ class CrossModalObjective:
 
         # 3.2 Trusted labels count fully, the others in proportion (eq. 3); so do the teachers' predictions.
         label_weights = {
-            modality: selection.label_weights(
+            modality: method.label_weights(
                 f, labels, clean, alpha, config.scope, config.per_class, _classes(log_q), config.threshold
             )
             for modality, f in label.items()
         }
         entropy_weights = {
-            modality: _without(selection.entropy_weights(f, gamma), valid) for modality, f in prediction.items()
+            modality: _without(method.entropy_weights(f, gamma), valid) for modality, f in prediction.items()
         }
 
         # Each modality learns the noisy labels ...

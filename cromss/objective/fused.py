@@ -141,7 +141,7 @@ class FusedObjective:
             prediction = {name: _total([p * p for p in planes]).clamp(max=1) for name, planes in q.items()}
         if self.config.enhance:
             label, prediction = enhance_all(label), enhance_all(prediction)
-        trust = {name: self.config.selection.entropy_weights(f, gamma) for name, f in prediction.items()}
+        trust = {name: self.config.method.entropy_weights(f, gamma) for name, f in prediction.items()}
         if valid is not None:
             trust = {name: w * valid for name, w in trust.items()}
         discord = {}
@@ -162,7 +162,7 @@ class FusedObjective:
     ) -> dict[str, Tensor]:  # fmt: skip
         config, labels = self.config, _known(labels, valid)
         how = clean, alpha, config.scope, config.per_class, classes, config.threshold
-        return {name: config.selection.label_weights(f, labels, *how) for name, f in label.items()}
+        return {name: config.method.label_weights(f, labels, *how) for name, f in label.items()}
 
     def _count(
         self, logits: dict[str, Tensor], labels: Tensor, targets: Tensor | None, valid: Tensor | None, maps: Maps,

@@ -73,6 +73,7 @@ def fit(
     observe: Callable[[Batch, dict[str, torch.Tensor], float, float], None] | None = None,
     say_every: float = 10.0,
     micro_batch: int | None = None,
+    make_step: Callable[..., Step] = Step,
 ) -> None:
     """Train from `training.step` to the end of the plan, `micro_batch` pairs at a time (None: a worker's all).
 
@@ -80,7 +81,7 @@ def fit(
     `observe(batch, logits, alpha, gamma)` sees the last epoch's steps. Raises FloatingPointError, naming the step, for a
     loss that is not finite, before the optimizer moves.
     """
-    step = Step(training, config, inputs, classes, device, micro_batch)
+    step = make_step(training, config, inputs, classes, device, micro_batch)
     world = dist.get_world_size() if dist.is_initialized() else 1
     meter, said, began, first = Meter(), time.monotonic(), time.monotonic(), training.step
     last_epoch = plan.epoch_of(plan.steps - 1)

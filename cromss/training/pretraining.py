@@ -266,6 +266,8 @@ def _resume(
             require_same(contract, str(store.path), Contract(**theirs), f"the checkpoint {found.path}")
     _same_run(found.state["identity"], _identity(config, store), config, out)
     training.module.load_state_dict(found.tensors["model"])
+    if training.average is not None:
+        training.average.load_state_dict(found.tensors["average"])
     checkpoint.restore_optimizer(training.optimizer, found.tensors["optimizer"])
     training.scheduler.load_state_dict(found.state["scheduler"])
     for group, lr in zip(training.optimizer.param_groups, found.state["lr"], strict=True):
@@ -280,7 +282,11 @@ def _save(training: Training, config: RunConfig, store: PatchStore, out: Path, p
     checkpoint.save(
         checkpoints_of(config, out),
         training.step,
-        {"model": training.module.state_dict(), "optimizer": checkpoint.optimizer_tensors(training.optimizer)},
+        {
+            "model": training.module.state_dict(),
+            "optimizer": checkpoint.optimizer_tensors(training.optimizer),
+            **({"average": training.average.state_dict()} if training.average is not None else {}),
+        },
         {
             "identity": _identity(config, store),
             "contracts": {name: one.model_dump(mode="json") for name, one in contracts_for(config, store).items()},
@@ -368,7 +374,7 @@ def _finish(
             bands=contract.bands,
             scaling=inputs.scaling,
             contract=contract,
-            method=f"{config.objective.selection.kind}-{config.model.fusion.kind}",
+            method=f"{config.objective.method.kind}-{config.model.fusion.kind}",
             store=store.digest,
             epoch=config.optim.epochs,
             seed=config.seed,

@@ -19,6 +19,7 @@ class Training:
     optimizer: torch.optim.Optimizer
     scheduler: Any  # a torch LR scheduler, stepped once an epoch
     step: int = 0
+    average: nn.Module | None = None  # running mean of the network's weights, where the run keeps one
 
     @property
     def module(self) -> nn.Module:

@@ -1,6 +1,6 @@
 """The rows of the paper's Table 1, and the ceiling: named overlays of the configuration.
 
-The baselines are controlled: they differ from CromSS in selection (and fusion) alone.
+The baselines are controlled: they differ from CromSS in method (and fusion) alone.
 """
 
 import os
@@ -16,20 +16,20 @@ class Arm:
     overlay: dict[str, Any]
 
 
-def _trained(fusion: dict[str, Any], selection: str) -> dict[str, Any]:
-    return {"model": {"fusion": fusion}, "objective": {"selection": {"kind": selection}}}
+def _trained(fusion: dict[str, Any], method: str) -> dict[str, Any]:
+    return {"model": {"fusion": fusion}, "objective": {"method": {"kind": method}}}
 
 
 def _single(modality: str) -> dict[str, Any]:
-    return _trained({"kind": "single", "modality": modality}, "none") | {"transfer": {"modalities": [modality]}}
+    return _trained({"kind": "single", "modality": modality}, "plain") | {"transfer": {"modalities": [modality]}}
 
 
 ARMS: dict[str, Arm] = {
     "random": Arm("random", {"pretraining": {"kind": "random"}}),
     "single-s1": Arm("single-modal", _single("s1")),
     "single-s2": Arm("single-modal", _single("s2")),
-    "midF": Arm("midF", _trained({"kind": "middle"}, "none")),
-    "lateF": Arm("lateF", _trained({"kind": "late"}, "none")),
+    "midF": Arm("midF", _trained({"kind": "middle"}, "plain")),
+    "lateF": Arm("lateF", _trained({"kind": "late"}, "plain")),
     "CromSS-midF": Arm("CromSS-midF", _trained({"kind": "middle"}, "cromss")),
     "CromSS-lateF": Arm("CromSS-lateF", _trained({"kind": "late"}, "cromss")),
     # Perfect selection: only where the true labels are known. What there is to win.

@@ -65,8 +65,8 @@ def _arm(config: RunConfig) -> str:
     if config.pretraining.kind != "pretrain":
         return config.pretraining.kind
     fusion = {"single": "single-modal", "middle": "midF", "late": "lateF"}[config.model.fusion.kind]
-    selection = {"cromss": "CromSS-", "oracle": "oracle-", "none": ""}[config.objective.selection.kind]
-    return f"{selection}{fusion}"
+    method = {"cromss": "CromSS-", "oracle": "oracle-", "plain": ""}[config.objective.method.kind]
+    return f"{method}{fusion}"
 
 
 def _single(config: RunConfig) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def test_trials_that_take_the_same_steps_are_measured_once():
     same = [{"seed": 3}, {"optim": {"lr": 0.1, "epochs": 9}}, {"objective": {"alpha": {"end": 0.1}}},
             {"transfer": {"repeats": 5}}, {"probe": {"every": 3}}]  # fmt: skip
     other = [{"optim": {"batch_size": 16}}, {"model": {"fusion": {"kind": "late"}}}, {"pretraining": {"kind": "random"}},
-             {"scaling": {"threads": 2}}, {"objective": {"selection": {"kind": "none"}}}]  # fmt: skip
+             {"scaling": {"threads": 2}}, {"objective": {"method": {"kind": "plain"}}}]  # fmt: skip
     assert all(same_work(resolve(TINY, change)) == same_work(base) for change in same)
     assert len({same_work(resolve(TINY, change)) for change in other} | {same_work(base)}) == len(other) + 1
 

@@ -19,8 +19,8 @@ CHOICES = [
     {"per_class": True, "consistency": {"kind": "cross_entropy"}},
     {"per_class": True, "scope": "image", "consistency": {"kind": "mse", "weight": 0.3}},
     {"scope": "image", "confidence": "gini", "enhance": False},
-    {"selection": {"kind": "none"}},
-    {"selection": {"kind": "oracle"}, "threshold": {"kind": "exact"}},
+    {"method": {"kind": "plain"}},
+    {"method": {"kind": "oracle"}, "threshold": {"kind": "exact"}},
 ]
 
 

@@ -69,7 +69,7 @@ def test_the_authors_rule_equals_their_code(case, kind):
 @pytest.mark.parametrize("kind", ["kl", "cross_entropy", "mse"])
 def test_unweighted_losses_equal_the_plain_ones(case, kind):
     numbers, source = case
-    _, parts = run(numbers, validate(ObjectiveConfig, {"selection": {"kind": "none"}, "consistency": {"kind": kind}}))
+    _, parts = run(numbers, validate(ObjectiveConfig, {"method": {"kind": "plain"}, "consistency": {"kind": kind}}))
     labelled = (numbers["labels"] != 255).mean()  # the golden mean divides by all pixels, ours, like torch's, by these
     for d in ("1", "2"):
         assert parts.cross_entropy[d].item() == scalar(numbers[f"{source}_ce_plain{d}"] / labelled)

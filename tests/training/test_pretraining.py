@@ -82,9 +82,9 @@ def test_a_folder_of_another_configuration_is_refused_by_the_keys_that_differ(wo
 
 
 @pytest.mark.parametrize("fusion", [{"kind": "single", "modality": "s1"}, {"kind": "late"}, {"kind": "middle"}])
-@pytest.mark.parametrize("selection", ["none", "oracle", "cromss"])
-def test_every_arm_trains_and_leaves_encoders_panels_and_a_noise_report(worlds, tmp_path, fusion, selection):
-    layer = {"model": {"fusion": fusion}, "objective": {"selection": {"kind": selection}}, "optim": {"epochs": 1},
+@pytest.mark.parametrize("method", ["plain", "oracle", "cromss"])
+def test_every_arm_trains_and_leaves_encoders_panels_and_a_noise_report(worlds, tmp_path, fusion, method):
+    layer = {"model": {"fusion": fusion}, "objective": {"method": {"kind": method}}, "optim": {"epochs": 1},
              "transfer": {"modalities": ["s1"]}}  # fmt: skip
     result, journal = pretrain(worlds, tmp_path, layer, downstream=True)
     trained = ("s1",) if fusion["kind"] == "single" else ("s1", "s2")

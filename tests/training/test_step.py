@@ -76,7 +76,7 @@ def unet():
     [
         {},
         {"objective": {"per_class": True, "scope": "global"}},
-        {"objective": {"smoothing": {"kind": "none"}, "selection": {"kind": "none"}}},
+        {"objective": {"smoothing": {"kind": "none"}, "method": {"kind": "plain"}}},
     ],
 )
 def test_nothing_is_read_back_from_the_device_and_no_shape_depends_on_the_data(fusion, how):

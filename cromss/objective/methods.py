@@ -1,4 +1,4 @@
-"""Selection: what turns confidence into weights. The paper's, none (every baseline), or the oracle's."""
+"""Methods for noisy labels: the paper's, none at all (every baseline), or the oracle's."""
 
 from typing import Annotated, Literal
 
@@ -27,10 +27,10 @@ class CrossModal(Settings):
         return entropy_weights(confidence, gamma)
 
 
-class NoSelection(Settings):
+class Plain(Settings):
     """Every label and every teacher counts alike: validation, and the baselines without selection."""
 
-    kind: Literal["none"] = "none"
+    kind: Literal["plain"] = "plain"
 
     def label_weights(
         self, confidence: Confidence, labels: Labels, clean: Labels | None, alpha: Share, scope: Scope, per_class: bool,
@@ -53,8 +53,8 @@ class Oracle(Settings):
     ) -> Weights:  # fmt: skip
         if clean is None:
             raise ValueError(
-                "objective.selection.kind=oracle: needs clean labels, which this data has not; "
-                "pretrain on the synthetic Earth or select with cromss or none"
+                "objective.method.kind=oracle: needs clean labels, which this data has not; "
+                "pretrain on the synthetic Earth or take cromss or plain"
             )
         return ((labels == clean) & (labels != IGNORE)).to(confidence.dtype)
 
@@ -62,4 +62,4 @@ class Oracle(Settings):
         return torch.ones_like(confidence)
 
 
-Selection = Annotated[CrossModal | NoSelection | Oracle, pydantic.Field(discriminator="kind")]
+Method = Annotated[CrossModal | Plain | Oracle, pydantic.Field(discriminator="kind")]
