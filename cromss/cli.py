@@ -21,7 +21,7 @@ def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
                 print(f"{_module(main).rpartition('.')[2]}: {line}", file=sys.stderr)
             return 1 if isinstance(error, FloatingPointError) else 2
         except KeyboardInterrupt:
-            print("interrupted; the same command (a sweep: with --resume) goes on from what is there", file=sys.stderr)
+            print("interrupted; the same command (a sweep: with its --out) goes on from what is there", file=sys.stderr)
             return 130
 
     return wrapped

@@ -5,7 +5,7 @@ the preset `authors-code` sets them all.
 """
 
 import argparse
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import torch
@@ -18,7 +18,9 @@ from cromss.files import Folder
 from cromss.networks.encoders import Backbone
 from cromss.networks.fusion import Fusion, Middle
 from cromss.networks.heads import Head, PSPNet
+from cromss.networks.masked import MIM
 from cromss.networks.scaling import MeanStd, Scaling
+from cromss.networks.selfsupervised import DINO, MoCo
 from cromss.objective.crossmodal import ObjectiveConfig
 from cromss.settings import Settings, as_yaml, assignments, leaves, overlay, read_yaml, suggest, validate
 
@@ -134,15 +136,26 @@ class ScalingConfig(Settings):
 
 
 class Pretrain(Settings):
-    """The encoders are pretrained in this run."""
+    """The encoders are pretrained in this run, on the noisy labels.
+
+    warm_start   encoders to begin from, by modality: files, or folders of runs; of the same architecture and input
+    """
 
     kind: Literal["pretrain"] = "pretrain"
+    title: ClassVar[str] = ""
+    trains: ClassVar[bool] = True
+    reads_labels: ClassVar[bool] = True
+
+    warm_start: dict[str, str] = {}
 
 
 class RandomInit(Settings):
     """No pretraining: the baseline every encoder must beat."""
 
     kind: Literal["random"] = "random"
+    title: ClassVar[str] = "random"
+    trains: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
 
 class Imported(Settings):
@@ -150,11 +163,16 @@ class Imported(Settings):
     which does not say what input it was trained on: `scalings` does."""
 
     kind: Literal["checkpoint"] = "checkpoint"
+    title: ClassVar[str] = "checkpoint"
+    trains: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
+
     paths: dict[str, str]
     scalings: dict[str, Scaling] = {}
 
 
-Pretraining = Annotated[Pretrain | RandomInit | Imported, Field(discriminator="kind")]
+# `trains`: this run makes the encoders; `reads_labels`: from the noisy labels, by `objective`; `title`: the row of the table.
+Pretraining = Annotated[Pretrain | RandomInit | Imported | MoCo | DINO | MIM, Field(discriminator="kind")]
 
 
 class Holdout(Settings):
@@ -176,7 +194,7 @@ class TransferConfig(Settings):
     """The downstream protocol (reference 7): one modality at a time, encoder frozen or fine-tuned, CE + Dice."""
 
     modalities: tuple[str, ...] = ("s1", "s2")
-    modes: tuple[Literal["frozen", "finetuned"], ...] = ("frozen", "finetuned")
+    modes: tuple[Literal["frozen", "finetuned", "zero_shot"], ...] = ("frozen", "finetuned")
     repeats: int = Field(3, ge=1)
     head: Head = PSPNet()
     frozen_batchnorm: Literal["adapt", "fixed"] = "adapt"
@@ -190,6 +208,11 @@ class TransferConfig(Settings):
     feature_cache_gb: float = Field(
         4.0, ge=0
     )  # frozen, batchnorm fixed, no random crop: features kept on the device; 0: none
+
+    @property
+    def trained_modes(self) -> tuple[str, ...]:
+        """The modes that train something downstream; zero-shot scores what was pretrained."""
+        return tuple(mode for mode in self.modes if mode != "zero_shot")
 
 
 class ProbeConfig(Settings):
@@ -251,7 +274,8 @@ class RunConfig(Settings):
 
     @pydantic.model_validator(mode="after")
     def _coherent(self) -> "RunConfig":
-        if self.objective.method.kind == "cromss" and self.ramp_epochs > self.optim.epochs:
+        ramps = self.pretraining.reads_labels and "ramp_epochs" in self.objective.method.reads
+        if ramps and self.ramp_epochs > self.optim.epochs:
             raise ValueError(
                 f"objective.ramp_epochs={self.ramp_epochs}: longer than the run (optim.epochs={self.optim.epochs}), which "
                 f"would end before its ramp; leave it out (0.8 of the run) or raise optim.epochs"
@@ -260,7 +284,9 @@ class RunConfig(Settings):
             raise ValueError(
                 f"optim.batch_size={self.optim.batch_size}: must be a multiple of data.lanes={self.data.lanes}"
             )
-        trains = self.pretraining.kind == "pretrain" and self.model.fusion.kind == "single"
+        if self.pretraining.reads_labels:
+            self.objective.check(self.model.fusion.modalities)
+        trains = self.pretraining.trains and self.model.fusion.kind == "single"
         if trains and self.model.fusion.modality not in self.transfer.modalities:
             raise ValueError(
                 f"transfer.modalities={list(self.transfer.modalities)}: the run pretrains only "
@@ -271,7 +297,7 @@ class RunConfig(Settings):
     @property
     def judged_modalities(self) -> tuple[str, ...]:
         """Modalities whose encoders this run can hand to the downstream task."""
-        if self.pretraining.kind == "pretrain":
+        if self.pretraining.trains:
             return tuple(m for m in self.transfer.modalities if m in self.model.fusion.modalities)
         if self.pretraining.kind == "checkpoint":
             return tuple(m for m in self.transfer.modalities if m in self.pretraining.paths)
@@ -279,22 +305,25 @@ class RunConfig(Settings):
 
     def identity(self) -> dict[str, Any]:
         """What makes a pretraining this one, as dotted keys: not who computes it, which reader feeds it or what judges it,
-        and nothing that has no effect (the ramps of a run without selection)."""
+        and nothing that has no effect (the ramps of a run without selection, all of the objective without labels).
+
+        Of encoders to begin from, the modalities: what is in the files, their digests say (`training.warmstart`)."""
         tree = self.model_dump(mode="json")
         kept = {key: tree[key] for key in ("seed", "pretraining", "data", "model", "objective", "optim")}
         for aside in ("reader", "cache", "quarantine", "sentinel", "journal_rows"):
             del kept["data"][aside]
-        objective = kept["objective"]
-        objective["ramp_epochs"] = self.ramp_epochs
-        if self.objective.method.kind != "cromss":
-            for inert in ("alpha", "gamma", "ramp_epochs", "per_class", "confidence", "enhance"):
-                del objective[inert]
-        elif self.model.fusion.kind == "single":
-            for inert in ("gamma", "confidence", "enhance"):
-                del objective[inert]
-        if self.model.fusion.kind == "single":
-            del objective["consistency"]
+        if self.pretraining.trains and not self.pretraining.reads_labels:
+            return leaves(self._without_labels(kept))
+        if begun := kept["pretraining"].pop("warm_start", {}):
+            kept["pretraining"]["warm_start"] = sorted(begun)
+        kept["objective"] = self.objective.identity(self.model.fusion.modalities, self.ramp_epochs)
         return leaves(kept)
+
+    def _without_labels(self, kept: dict[str, Any]) -> dict[str, Any]:
+        """An encoder and a pretext task for each modality: no objective, no decoder, nothing shared."""
+        model = {key: kept["model"][key] for key in ("encoder", "depth", "scaling")}
+        model["modalities"] = list(self.model.fusion.modalities)
+        return {**{key: value for key, value in kept.items() if key != "objective"}, "model": model}
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -330,6 +359,13 @@ PRESETS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
+# What --objective stands for.
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "cromss": {"pretraining": {"kind": "pretrain"}, "objective": {"method": {"kind": "cromss"}}},
+    **{kind: {"pretraining": {"kind": kind}} for kind in ("moco", "dino", "mim")},
+}
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The one door: --preset, --config, --set, --print-config."""
     door = parser.add_argument_group("configuration (later wins): preset <- --config <- --set")
@@ -361,6 +397,8 @@ def _short_forms(args: argparse.Namespace) -> dict[str, Any]:
         short = overlay(short, {"data": {"cache": {"folder": args.cache}}})
     if args.cache_size:
         short = overlay(short, {"data": {"cache": {"gigabytes": gigabytes_of(args.cache_size)}}})
+    if objective := getattr(args, "objective", None):
+        short = overlay(short, OBJECTIVES[objective])
     if getattr(args, "checkpoints", None):
         short = overlay(short, {"scaling": {"checkpoints": args.checkpoints}})
     return short

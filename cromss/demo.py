@@ -66,7 +66,7 @@ def detection(trials: list[dict[str, Any]]) -> str:
             measured.setdefault(trial["arm"], []).append(trial["noise"])
     lines.append(f"{'':<14}{'modality':<10}{'own F':>8}{'enhanced F′':>13}{'weights W':>11}")
     for name, noises in sorted(measured.items()):
-        for modality in ("s1", "s2"):
+        for modality in sorted({m for noise in noises for m, one in noise.items() if isinstance(one, dict)}):
             if found := [noise[modality] for noise in noises if modality in noise]:
                 own, enhanced, weights = (
                     sum(one[f"auroc_{kind}"] for one in found) / len(found) for kind in ("F", "F_enhanced", "W")

@@ -94,20 +94,23 @@ def _estimates(
 def _planned(space: Any, layers: dict[str, Any], samples: int | None) -> list[RunConfig]:
     """Every trial of a sweep. Of a guided search: random draws, and the repeats of as many as it confirms."""
     from cromss.trials.schedule import CONFIRMED
-    from cromss.trials.space import is_random, variants
+    from cromss.trials.space import drawn, is_random, variants
     from cromss.trials.trial import config_of
 
     count = samples or space.samples
     if count > 1 and not is_random(space.params):
         raise ValueError(f"--samples {count}: space {space.name} is a plain grid, every point runs once anyway")
     first = resolve(layers)
-    drawn = variants(space.params, count, seed=first.seed)
-    seeds = range(first.seed, first.seed + first.sweep.seeds)
-    return [
-        config_of(dict(sample, seed=seed), layers)
-        for seed in seeds
-        for sample in (drawn if seed == first.seed or not space.search else drawn[:CONFIRMED])
-    ]
+    if space.search:
+        tried = variants(space.params, count, seed=first.seed)
+        seeds = range(first.seed, first.seed + first.sweep.seeds)
+        repeated = [(one, seed) for seed in seeds for one in (tried if seed == first.seed else tried[:CONFIRMED])]
+        return [config_of(dict(sample, seed=seed), layers) for sample, seed in repeated]
+    configs = [config_of(sample, layers) for sample in drawn(space, count, first.seed, first.sweep.seeds)]
+    if not space.has_worlds:
+        return configs
+    # in another world no trial is another's double, though its configuration may be
+    return [config.model_copy(update={"seed": number}) for number, config in enumerate(configs)]
 
 
 def _validated(config: RunConfig, store: PatchStore, downstream: PatchStore | None) -> None:
@@ -116,7 +119,7 @@ def _validated(config: RunConfig, store: PatchStore, downstream: PatchStore | No
 
     if downstream is not None:
         check_downstream(config, downstream)
-    if config.pretraining.kind == "pretrain":
+    if config.pretraining.trains:
         check(config, store, downstream)
     elif downstream is None:
         raise ValueError(f"pretraining.kind={config.pretraining.kind}: only judged, and --downstream STORE is missing")

@@ -202,6 +202,53 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
+@dataclass(frozen=True)
+class ClassMap:
+    """What the classes of one scheme mean in another: `sources[k]` = the source classes that target class k consists of."""
+
+    source: Scheme
+    target: Scheme
+    sources: tuple[tuple[int, ...], ...]
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Target classes that no source class means."""
+        return tuple(name for name, own in zip(self.target.classes, self.sources, strict=True) if not own)
+
+    @property
+    def unused(self) -> tuple[str, ...]:
+        """Source classes without a counterpart."""
+        used = {number for own in self.sources for number in own}
+        return tuple(name for number, name in enumerate(self.source.classes) if number not in used)
+
+
+# (source, target): what is called otherwise there; a name that both have is the same class
+_MEANINGS = {
+    ("dynamic-world", "dfc2020"): {  # snow and ice: not in the contest's tiles, nor among its classes
+        "flooded vegetation": "wetland", "shrub and scrub": "shrub", "built": "urban", "bare": "barren",
+    },
+    ("dynamic-world", "terramesh"): {"grass": "rangeland", "shrub and scrub": "rangeland"},
+}  # fmt: skip
+
+
+def class_map(source: Scheme, target: Scheme) -> ClassMap:
+    """How predictions in `source` are read in `target`. Raises ValueError where nobody has said it."""
+    meanings: dict[str, str] | None = {} if source.classes == target.classes else None
+    for (own, other), row in _MEANINGS.items():
+        if (SCHEMES[own].classes, SCHEMES[other].classes) == (source.classes, target.classes):
+            meanings = row
+    if meanings is None:
+        known = ", ".join(f"{own} to {other}" for own, other in _MEANINGS)
+        raise ValueError(
+            f"no class map from {source.name} to {target.name} (cromss/landcover.py knows {known}): leave zero_shot out of "
+            f"transfer.modes, or add the row"
+        )
+    names = [meanings.get(name, name) for name in source.classes]
+    return ClassMap(
+        source, target, tuple(tuple(i for i, name in enumerate(names) if name == own) for own in target.classes)
+    )
+
+
 def scheme(name: str) -> Scheme:
     """The scheme of that name. Raises ValueError listing the known ones."""
     if name not in SCHEMES:

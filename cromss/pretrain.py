@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cromss.cli import command_line, verb
-from cromss.config import RunConfig, add_arguments, layers_from, resolve, shown
+from cromss.config import OBJECTIVES, RunConfig, add_arguments, layers_from, resolve, shown
 from cromss.data.plan import check_world
 from cromss.data.quarantine import opened
 from cromss.data.store import Lost, PatchStore
@@ -109,9 +109,10 @@ def _forwarded(report: Report) -> Any:
 def check(config: RunConfig, store: PatchStore, downstream: PatchStore | None = None) -> None:
     """Hold the configuration against the store, and the two stores against each other, before anything is started. Raises
     ValueError."""
-    from cromss.training.pretraining import check_together, inputs_for, make_plan
+    from cromss.training.pretraining import check_network, check_together, inputs_for, make_plan
 
     inputs_for(config, store)
+    check_network(config, store)
     make_plan(config, store)
     check_world(config.scaling.num_workers or 1, config.data.lanes)
     if downstream is not None:
@@ -189,9 +190,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="where checkpoints, encoders and the journal go")
     parser.add_argument("--checkpoints", metavar="URI", help="folder or bucket of the checkpoints: scaling.checkpoints")
     parser.add_argument("--downstream", metavar="STORE", help="a downstream store: the frozen probe is scored on it")
+    parser.add_argument(
+        "--objective",
+        choices=tuple(OBJECTIVES),
+        help="what the encoders learn from: pretraining.kind (cromss: noisy labels)",
+    )
     add_arguments(parser)
     args = parser.parse_args(argv)
     config = resolve(layers_from(args))
+    if not config.pretraining.trains:
+        raise ValueError(
+            f"pretraining.kind={config.pretraining.kind}: trains nothing; take --objective {'|'.join(OBJECTIVES)}"
+        )
     if args.print_config:
         print(shown(config), end="")
         return 0
@@ -219,19 +229,26 @@ def main(argv: list[str] | None = None) -> int:
         key="pretrain",
         downstream=args.downstream,
     )
-    _track(out, config, args.data, result)
+    _track(out, config, args.data, args.downstream, result)
     print(f"encoders: {', '.join(str(path) for path in sorted((out / 'encoders').glob('*.safetensors')))}")
     return 0
 
 
-def _track(out: Path, config: RunConfig, data: str, result: dict[str, Any]) -> None:
+def _track(out: Path, config: RunConfig, data: str, downstream: str | None, result: dict[str, Any]) -> None:
     from cromss.journal import write_json
     from cromss.portrait import sketch
+    from cromss.provenance import collect
     from cromss.tracking import Sink, open_ui_command
 
+    store = PatchStore.open(data, check=False)
+    provenance = collect(
+        seed=config.seed, device=result["device"], data=str(Folder.of(data)), store_digest=store.digest,
+        downstream=str(Folder.of(downstream)) if downstream else "",
+    )  # fmt: skip
     record = {"key": "pretrain", "arm": "pretraining", "seed": config.seed, "status": "done", "command": command_line(),
               "config": config.model_dump(mode="json"), "final": result["final"], "noise": result["noise"],
-              "seconds": result["seconds"], "pretraining": result, "data": str(Folder.of(data))}  # fmt: skip
+              "seconds": result["seconds"], "pretraining": result, "data": str(Folder.of(data)),
+              "provenance": provenance}  # fmt: skip
     write_json(out / "trial.json", record)
     Sink(out).sync(final=True)
     lost = [Lost(**one) for one in result["quarantined"]]

@@ -1,7 +1,7 @@
 """Sentinel-1 and Sentinel-2: band names, their order, units and scaling constants. Names, never indices."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -90,7 +90,11 @@ SENTINEL2 = Sensor(
     },
 )  # fmt: skip
 
-SENSORS: dict[str, Sensor] = {sensor.name: sensor for sensor in (SENTINEL1, SENTINEL2)}
+# The other orbit's view of the same ground, hours or days apart: a modality of its own. The paper knows one view; its
+# statistics serve both.
+SENTINEL1_DESCENDING = replace(SENTINEL1, name="s1d", title="Sentinel-1 descending")
+
+SENSORS: dict[str, Sensor] = {sensor.name: sensor for sensor in (SENTINEL1, SENTINEL2, SENTINEL1_DESCENDING)}
 
 
 def sensor(name: str) -> Sensor:

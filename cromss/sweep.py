@@ -1,7 +1,8 @@
 """`python -m cromss.sweep [SPACE] [--data STORE] [--downstream STORE] [--out DIR]`: many pretrainings, judged and ranked.
 
 SPACE is a file in tune_spaces/ (or any .py file); bare, it is `cromss`: alpha x gamma ramp x fusion. Without --data and
---downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) it runs on the synthetic Earth with the preset `demo`. With --budget
+--downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) it runs on the synthetic Earth, with the preset `demo` unless the space
+brings its own BASE; a space whose samples name their own `world` makes a synthetic Earth for each. With --budget
 HOURS it says what it will cost, asks, and stops at the cap with everything saved.
 """
 
@@ -26,15 +27,17 @@ from cromss.journal import read_json, read_trials, write_json
 from cromss.portrait import sketch
 from cromss.pretrain import QUARANTINE
 from cromss.ray_session import connect, writable
+from cromss.settings import leaves
 from cromss.trials.cache import sources_digest
 from cromss.trials.consent import Limit, agreed, spending, told
 from cromss.trials.progress import Progress
 from cromss.trials.resources import budget
 from cromss.trials.schedule import CONFIRMED, run, search
-from cromss.trials.space import Space, is_random, load, names, variants
+from cromss.trials.space import Space, drawn, is_random, load, names
 from cromss.trials.spending import Ledger, is_left
-from cromss.trials.trial import Setting, config_of, record_of
+from cromss.trials.trial import SYNTHETIC, Setting, config_of, record_of
 from cromss.trials.work import REAL, Work
+from cromss.trials.worlds import Worlds, bytes_of, generator_digest, synthetic_stores
 
 SWEEP, SPENDING = "sweep.json", "spending.jsonl"
 
@@ -50,7 +53,7 @@ class Prepared:
     space: Space
     setting: Setting
     first: RunConfig
-    stores: tuple[PatchStore, PatchStore]
+    stores: tuple[PatchStore, PatchStore]  # of the first world, where the samples name their own
     samples: int
     planned: dict[str, dict[str, Any]]  # trial key -> sample; of a guided search one, for the validation's sake
 
@@ -66,11 +69,12 @@ class Prepared:
 
 
 def sweep(
-    space: Space, base: dict[str, Any], data: str | Path, downstream: str | Path, out: Path, *, samples: int | None = None,
-    resume: bool = False, limit: Limit | None = None,
+    space: Space, base: dict[str, Any], data: str | Path | None, downstream: str | Path | None, out: Path, *,
+    samples: int | None = None, resume: bool = False, limit: Limit | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Run a space on the connected Ray cluster; {"trials": records, "summary": text, "report": path, "left": trials}.
 
+    data, downstream   stores; None where the samples name their own `world`
     Everything that can be refused is refused before the first trial: invalid samples, resources that cannot fit, an
     `out` that not every node sees, a budget that is spent. Raises ValueError, and NotAgreed where `limit` was not agreed to.
     At the cap of a `limit` the trials are ended, and what is done is ranked like the whole.
@@ -86,14 +90,23 @@ def sweep(
 
 
 def prepare(
-    space: Space, base: dict[str, Any], data: str | Path, downstream: str | Path, out: Path, *, samples: int | None = None,
-    resume: bool = False, work: Work = REAL,
+    space: Space, base: dict[str, Any], data: str | Path | None, downstream: str | Path | None, out: Path, *,
+    samples: int | None = None, resume: bool = False, work: Work = REAL,
 ) -> Prepared:  # fmt: skip
     """Everything that is checked before the first trial. Raises ValueError."""
     import ray
 
     base = overlay(space.base, base)
     first = resolve(base)
+    samples = samples or space.samples
+    worlds = Worlds(space.world or {}, out / SYNTHETIC, generator_digest()) if space.has_worlds else None
+    if worlds:
+        if data or downstream:
+            raise ValueError(
+                f"--data, --downstream (or CROMSS_DATA, CROMSS_DOWNSTREAM): the trials of space {space.name} stand on "
+                f"synthetic Earths of their own (its WORLD, or its samples' `world`); leave both out"
+            )
+        data, downstream = _first_world(space, base, first, samples, worlds)
     cache = first.data.cache
     store = opened(data, quarantine=first.data.quarantine, record=out / QUARANTINE, cache=cache)
     stores = store, PatchStore.open(downstream, cache=cache)
@@ -101,14 +114,13 @@ def prepare(
     plan = budget(first, total.get("CPU", 0), total.get("GPU", 0), gpu_memory(total))
     setting = Setting(
         base=base, data=str(stores[0].path), downstream=str(stores[1].path), out=str(out), budget=plan,
-        command=command_line(), downstream_digest=stores[1].digest, work=work,
+        command=command_line(), downstream_digest=stores[1].digest, work=work, worlds=worlds,
         world=[stores[0].digest, sources_digest(), version("torch"), "cuda" if plan.share.gpus else "cpu"],
     )  # fmt: skip
-    _claim(out, resume)
+    _claim(out, resume, _identity(space, first, samples, stores))
     if first.scaling.checkpoints:
         Folder.of(first.scaling.checkpoints).check_writable("scaling.checkpoints")
     _seen_by_all_nodes(out)
-    samples = samples or space.samples
     return Prepared(space, setting, first, stores, samples, _planned(space, setting, samples, first, stores))
 
 
@@ -145,6 +157,8 @@ def _agree(limit: Limit, ready: Prepared, ledger: Ledger) -> None:
     settled = {t["key"] for t in read_trials(ready.out) if t["status"] != "failed" and not is_left(t)}
     budget = ready.setting.budget
     configs = [config_of(one, ready.setting.base) for key, one in ready.planned.items() if key not in settled]
+    if ready.space.has_worlds:  # no trial is another's double, though its configuration may be
+        configs = [config.model_copy(update={"seed": number}) for number, config in enumerate(configs)]
     if ready.space.search:
         configs = [config_of(next(iter(ready.planned.values())), ready.setting.base)] * (ready.count - len(settled))
     if configs:
@@ -164,23 +178,39 @@ def _planned(
     search, one sample for the validation's sake."""
     if samples > 1 and not is_random(space.params):
         raise ValueError(f"--samples {samples}: space {space.name} is a plain grid, every point runs once anyway")
-    drawn = variants(space.params, 1 if space.search else samples, seed=first.seed)
-    seeds = range(first.seed, first.seed + first.sweep.seeds)
     found: dict[str, dict[str, Any]] = {}
-    for sample in (dict(sample, seed=seed) for seed in seeds for sample in drawn):
+    for sample in drawn(space, samples, first.seed, first.sweep.seeds):
         config = _validated(sample, setting, *stores)
         _rankable(config, space)
         found.setdefault(record_of(sample, setting)["key"], sample)
     return found
 
 
+def _first_world(
+    space: Space, base: dict[str, Any], first: RunConfig, samples: int, worlds: Worlds
+) -> tuple[Path, Path]:
+    """The stores that stand for those of all worlds before the first trial."""
+    sample = drawn(space, samples, first.seed, first.sweep.seeds)[0]
+    world = worlds.of(sample, sample["seed"])
+    world.check(config_of(sample, base))
+    print(f"the first world, under {world.folder} ...", flush=True)
+    return world.make()
+
+
 def _validated(sample: dict[str, Any], setting: Setting, data: PatchStore, downstream: PatchStore) -> RunConfig:
+    """Its configuration, held against its stores: of a world, against what is known before they are made, unless they
+    are these."""
     from cromss.pretrain import check
     from cromss.transfer import check_downstream
 
     config = config_of(sample, setting.base)
+    placed, world = setting.of(sample, config.seed)
+    if world:
+        world.check(config)
+        if (placed.data, placed.downstream) != (setting.data, setting.downstream):
+            return config
     check_downstream(config, downstream)
-    if config.pretraining.kind == "pretrain":
+    if config.pretraining.trains:
         check(config, data, downstream)
     return config
 
@@ -189,7 +219,7 @@ def _rankable(config: RunConfig, space: Space) -> None:
     """Early stopping and searches compare trials by one number: every trial must have it."""
     guided = space.search or config.sweep.stopping.kind != "none"
     needed = {"mean": {"s1", "s2"}, "s1": {"s1"}, "s2": {"s2"}}[config.sweep.metric]
-    if guided and (config.pretraining.kind != "pretrain" or not needed <= set(config.judged_modalities)):
+    if guided and (not config.pretraining.trains or not needed <= set(config.judged_modalities)):
         raise ValueError(
             f"sweep.metric={config.sweep.metric}: a trial of space {space.name} has only "
             f"{', '.join(config.judged_modalities)} to be stopped or searched by; set sweep.metric to a modality that every "
@@ -205,12 +235,30 @@ def _rankable(config: RunConfig, space: Space) -> None:
 # --- before and after ---------------------------------------------------------------------------------------------------
 
 
-def _claim(out: Path, resume: bool) -> None:
-    there = (out / SWEEP).exists()
-    if there and not resume:
-        raise ValueError(f"--out {out}: holds a sweep; add --resume to go on with it, or choose another folder")
-    if resume and not there:
+def _claim(out: Path, resume: bool, identity: dict[str, Any]) -> None:
+    """The same sweep goes on in its folder; another one only where `resume` says that this is meant. Raises ValueError."""
+    there = read_json(out / SWEEP)
+    if resume and there is None:
         raise ValueError(f"--resume: {out} holds no sweep; leave it out to start one")
+    if resume or there is None:
+        return
+    theirs = there.get("identity", {})
+    changed = [key for key in sorted(theirs.keys() | identity.keys()) if theirs.get(key) != identity.get(key)]
+    if changed:
+        lines = ", ".join(f"{key} {theirs.get(key)} -> {identity.get(key)}" for key in changed[:4])
+        more = f" and {len(changed) - 4} more" if len(changed) > 4 else ""
+        raise ValueError(
+            f"--out {out}: holds another sweep ({lines}{more}); choose another folder, undo the change, or add --resume to go "
+            f"on with this one all the same"
+        )
+
+
+def _identity(space: Space, first: RunConfig, samples: int, stores: tuple[PatchStore, PatchStore]) -> dict[str, Any]:
+    """What makes it the same sweep, whoever computes it."""
+    tree = first.model_dump(mode="json")
+    judged = leaves({key: tree[key] for key in ("transfer", "probe", "sweep")})
+    ground = {"pretraining store": stores[0].digest, "downstream store": stores[1].digest}
+    return {"space": space.name, "samples": samples, "code": sources_digest()[:16]} | ground | first.identity() | judged
 
 
 def _seen_by_all_nodes(out: Path) -> None:
@@ -246,37 +294,52 @@ def _story(ready: Prepared) -> dict[str, Any]:
         "seeds": first.sweep.seeds,
         "repeats": first.transfer.repeats,
         "samples": ready.samples,
+        "identity": _identity(ready.space, first, ready.samples, ready.stores),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "paper_rows": contest,
         "quarantined": [asdict(lost) for lost in store.without],
-        "store_digest": setting.world[0],
-        "downstream_digest": setting.downstream_digest,
+        **_ground(ready),
+        **({"answer": ready.space.answer.model_dump(mode="json")} if ready.space.answer is not None else {}),
     }
+
+
+def _ground(ready: Prepared) -> dict[str, Any]:
+    """What the trials stand on: two stores, or how many worlds."""
+    if not ready.space.has_worlds:
+        return {"store_digest": ready.setting.world[0], "downstream_digest": ready.setting.downstream_digest}
+    worlds = {ready.setting.of(one, one["seed"])[0].data for one in ready.planned.values()}
+    return {"store_digest": "", "downstream_digest": "", "worlds": len(worlds)}
 
 
 def conclude(ready: Prepared, ledger: Ledger, limit: Limit | None = None) -> dict[str, Any]:
     """Rank, report and track what is done."""
     from cromss.report import write as write_report
     from cromss.tracking import Sink
+    from cromss.trials.answers import answer
     from cromss.trials.ranking import aggregates, summary
 
     out = ready.out
     trials = read_trials(out)
     story = read_json(out / SWEEP) | {"spent": f"{ledger.hours:.3g} {ledger.unit}"}
+    story["sentence"] = answer(story, trials)
     write_json(out / SWEEP, story)
-    page = write_report(out)
+    page = write_report(out)  # and the tables
     sink = Sink(out)
-    sink.sync(aggregates(trials), final=True)
+    sink.sync(aggregates(trials, story["metric"]), final=True)
     sink.attach(page)
     left = max(ready.count - sum(not is_left(trial) for trial in trials), 0) if ledger.exhausted else 0
-    text = f"{spending(ledger.hours, ledger.unit, limit, left, ready.count)}\n\n{summary(story, trials)}"
+    spent = spending(ledger.hours, ledger.unit, limit, left, ready.count)
+    if ready.space.has_worlds:
+        folder = out / SYNTHETIC
+        spent += f"\nthe worlds take {bytes_of(folder) / 1e9:.2f} GB in {folder}; only unfinished trials need them"
+    text = f"{spent}\n\n{summary(story, trials)}"
     return {"trials": trials, "summary": text, "report": page, "left": left}
 
 
 # --- the verb -----------------------------------------------------------------------------------------------------------
 
 
-def _stores(args: argparse.Namespace, out: Path) -> tuple[str | Path, str | Path]:
+def _stores(args: argparse.Namespace, out: Path, space: Space) -> tuple[str | Path | None, str | Path | None]:
     data, downstream = (
         args.data or os.environ.get("CROMSS_DATA"),
         args.downstream or os.environ.get("CROMSS_DOWNSTREAM"),
@@ -285,17 +348,14 @@ def _stores(args: argparse.Namespace, out: Path) -> tuple[str | Path, str | Path
         raise ValueError(
             "--data and --downstream (or CROMSS_DATA and CROMSS_DOWNSTREAM) go together: give both, or neither"
         )
-    if data:
-        return data, downstream
-    from cromss.trials.worlds import synthetic_stores
-
-    return synthetic_stores(out / "synthetic")
+    return (data, downstream) if data or space.has_worlds else synthetic_stores(out / SYNTHETIC)
 
 
-def layers_of(args: argparse.Namespace, synthetic: bool) -> dict[str, Any]:
-    """The overlay of the arguments; on the synthetic Earth the preset is `demo` unless another is named."""
-    layers = layers_from(args)
-    return overlay(PRESETS["demo"], layers) if synthetic and not args.preset and not args.config else layers
+def layers_of(args: argparse.Namespace, synthetic: bool, space: Space) -> dict[str, Any]:
+    """The overlay of the arguments; on the synthetic Earth the preset is `demo` unless another is named, or the space
+    brings what its trials share."""
+    layers, named = layers_from(args), args.preset or args.config or space.base
+    return overlay(PRESETS["demo"], layers) if synthetic and not named else layers
 
 
 @verb
@@ -310,7 +370,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="results (or CROMSS_OUT; default: ~/cromss-runs/<space>-<time>)")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of a space with random samplers")
     parser.add_argument(
-        "--resume", action="store_true", help="go on with the sweep in --out; no finished trial is repeated"
+        "--resume", action="store_true", help="go on in --out though something has changed; the same command needs it not"
     )
     parser.add_argument("--budget", type=float, metavar="HOURS", help="stop at so many device-hours (GPU-hours, or core-"
                         "hours without GPUs) of all attempts together; says first what is expected, and asks")  # fmt: skip
@@ -321,7 +381,7 @@ def main(argv: list[str] | None = None) -> int:
     limit = _limit(args)
     space = load(args.space)
     synthetic = not (args.data or os.environ.get("CROMSS_DATA"))
-    layers = layers_of(args, synthetic)
+    layers = layers_of(args, synthetic, space)
     if args.print_config:
         print(shown(resolve(space.base, layers)), end="")
         return 0
@@ -331,7 +391,9 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     connect()
     try:
-        outcome = sweep(space, layers, *_stores(args, out), out, samples=args.samples, resume=args.resume, limit=limit)
+        outcome = sweep(
+            space, layers, *_stores(args, out, space), out, samples=args.samples, resume=args.resume, limit=limit
+        )
     except NotAgreed:
         print("nothing was started")
         return 1

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from cromss import provenance
 from cromss.journal import Entry, Journal, read_journal, read_json, read_sweep, read_trial, trial_folders, write_json
 from cromss.settings import leaves
 
@@ -71,7 +72,8 @@ def _public(uri: str) -> str:
 
 
 class Aggregate(NamedTuple):
-    """A configuration over its seeds: `metrics` hold means, and standard deviations as `<name>_std`."""
+    """A configuration over its seeds: `metrics` hold means and, beside `<name>`, `<name>_std` and the bounds `<name>_low`,
+    `<name>_high` of its interval; `params` what identifies it and nothing else, or a comparison of runs shows a hundred."""
 
     metrics: dict[str, float]
     params: dict[str, Any]
@@ -163,8 +165,13 @@ class Sink:
         sweep, folders = read_sweep(self.out), trial_folders(self.out)
         alone = folders == [self.out]
         if not alone:
-            kept = ("question", "command", "metric", "budget", "spent")
+            kept = ("question", "command", "metric", "budget", "spent", "sentence")
             tags = {f"cromss.{key}": str(sweep[key]) for key in kept if sweep.get(key)}
+            tags |= {"cromss.kind": "sweep", "cromss.folder": str(self.out)}
+            if said := tags.pop(
+                "cromss.sentence", ""
+            ):  # the answer to the question: shown as the run's description, too
+                tags |= {"cromss.answer": said, "mlflow.note.content": said}
             self._ensure("", sweep.get("space") or self.out.name, tags=tags)
         for folder in folders:
             if not going():
@@ -176,7 +183,7 @@ class Sink:
                 self._seen[folder.name] = state
         for name, aggregate in aggregates.items():
             tags = {"cromss.kind": "configuration", "cromss.seeds": str(aggregate.seeds),
-                    "cromss.repeats": str(aggregate.repeats)}  # fmt: skip
+                    "cromss.repeats": str(aggregate.repeats), "cromss.arm": str(aggregate.params.get("arm", ""))}  # fmt: skip
             counts = {"seeds": aggregate.seeds, "repeats": aggregate.repeats}
             run = self._ensure(f"mean:{name}", f"{name} (mean)", parent="", tags=tags)
             # The step is the number of seeds, so that the history shows how a mean settled.
@@ -190,7 +197,8 @@ class Sink:
     def _copy_trial(self, trial: dict[str, Any], alone: bool) -> None:
         key, parent = ("", None) if alone else (trial["key"], "")
         tags = {"cromss.kind": "trial", "cromss.arm": trial["arm"], "cromss.reason": trial["reason"],
-                "cromss.command": trial["command"]}  # fmt: skip
+                "cromss.command": trial["command"], "cromss.folder": str(trial["folder"]),
+                **provenance.tags(trial.get("provenance") or {})}  # fmt: skip
         lost = (trial.get("pretraining") or {}).get("quarantined") or []
         tags["cromss.quarantined"] = ", ".join(one["shard"] for one in lost)
         config = leaves(trial["config"]) | {"seed": trial["seed"]}
@@ -198,7 +206,7 @@ class Sink:
         journals = read_journal(trial["folder"] / "journal")
         entries = journals.pop(trial["key"], [])
         journaled = {name for entry in entries for name in entry.metrics}
-        summary = {name: value for name, value in _means(trial).items() if name not in journaled}
+        summary = {name: value for name, value in (_means(trial) | costs(trial)).items() if name not in journaled}
         if lost:
             summary["data/patches_lost"] = sum(one["patches"] for one in lost)
         self._send(run, [*entries, Entry(0, None, time.time(), summary)], config)
@@ -345,6 +353,42 @@ class _Sent:
         self._log.unlink(missing_ok=True)
 
 
+class Found(NamedTuple):
+    """An MLflow run as it is remembered there."""
+
+    id: str
+    name: str
+    tags: dict[str, str]
+    params: dict[str, str]
+
+
+def find_run(uri: str, wanted: str) -> Found:
+    """The run of an id, of a name, or of the end of its tag `cromss.run` (a trial's key). Raises ValueError where there is
+    none, or more than one."""
+    mlflow = _mlflow()
+    try:
+        client = mlflow.MlflowClient(tracking_uri=uri)
+        with contextlib.suppress(mlflow.MlflowException):
+            return _found(client.get_run(wanted))
+        quoted = wanted.replace("'", "")
+        places = [experiment.experiment_id for experiment in client.search_experiments()]
+        asked = (f"attributes.run_name = '{quoted}'", f"tags.`cromss.run` LIKE '%/{quoted}'")
+        runs = {run.info.run_id: run for one in asked for run in client.search_runs(places, one, max_results=20)}
+    except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
+        raise ValueError(f"{_public(uri)}: cannot be asked ({' '.join(str(error).split())[:160]})") from None
+    if not runs:
+        raise ValueError(f"{wanted}: neither a folder nor the id or name of a run at {_public(uri)}")
+    if len(runs) > 1:
+        raise ValueError(
+            f"{wanted}: {len(runs)} runs at {_public(uri)} are called so; give one's id: {', '.join(runs)}"
+        )
+    return _found(next(iter(runs.values())))
+
+
+def _found(run: Any) -> Found:
+    return Found(run.info.run_id, run.info.run_name or "", dict(run.data.tags), dict(run.data.params))
+
+
 class _Mlflow(NamedTuple):
     MlflowClient: Any
     MlflowException: Any
@@ -390,6 +434,16 @@ def _means(trial: Mapping[str, Any]) -> dict[str, float]:
             values.setdefault(name, []).append(value)
     means = {name: sum(found) / len(found) for name, found in values.items()}
     return {k: float(v) for k, v in trial["final"].items() if isinstance(v, (int, float))} | means
+
+
+def costs(trial: Mapping[str, Any]) -> dict[str, float]:
+    """What a trial's parts took in seconds, and the device-hours that it held meanwhile, as far as it has come."""
+    clock = trial.get("clock") or {}
+    parts = {part: float(clock[part]) for part in ("pretraining", "judging") if clock.get(part) is not None}
+    found = {f"cost/{part}_s": seconds for part, seconds in parts.items()}
+    if parts and "devices" in clock:
+        found["cost/device_hours"] = clock["devices"] * sum(parts.values()) / 3600
+    return found
 
 
 def _legal(name: str) -> str:

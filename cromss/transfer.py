@@ -22,6 +22,8 @@ from cromss.data.tasks import own_words
 from cromss.files import Folder
 from cromss.ray_session import connect, writable
 
+ZERO_SHOT = "zero_shot"
+SEGMENTER = "segmenter.safetensors"  # training/segmenter_file.py
 SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA"}
 
 
@@ -39,9 +41,35 @@ class Run:
 
 
 def runs_of(config: RunConfig) -> list[Run]:
-    """Every downstream run that `config` asks for."""
-    wanted = itertools.product(config.judged_modalities, config.transfer.modes, range(config.transfer.repeats))
-    return [Run(*choice) for choice in wanted]
+    """Every downstream run that `config` asks for and has something to judge by: zero-shot once, of whole networks."""
+    trained = itertools.product(config.judged_modalities, config.transfer.trained_modes, range(config.transfer.repeats))
+    whole = [modality for modality in config.judged_modalities if zero_shot_of(config, Path(), modality)]
+    return [Run(*choice) for choice in trained] + [Run(modality, ZERO_SHOT, 0) for modality in whole]
+
+
+def zero_shot_of(config: RunConfig, folder: Path, modality: str) -> Path | None:
+    """The whole network that is scored zero-shot: of this run, in `folder`, or of the run of ours that the encoder is of.
+    None where it was not asked for, or where there is none: random, foreign and self-supervised encoders know no classes."""
+    if ZERO_SHOT not in config.transfer.modes:
+        return None
+    if config.pretraining.reads_labels:
+        return folder / SEGMENTER
+    if config.pretraining.kind != "checkpoint":
+        return None
+    source = Path(config.pretraining.paths[modality])
+    beside = (source if source.is_dir() else source.parent.parent) / SEGMENTER
+    return beside.absolute() if beside.exists() else None
+
+
+def told_without(config: RunConfig) -> str:
+    """Which modalities have nothing to be scored zero-shot, though it was asked for; empty where all have."""
+    lacking = [modality for modality in config.judged_modalities if not zero_shot_of(config, Path(), modality)]
+    if ZERO_SHOT not in config.transfer.modes or not lacking:
+        return ""
+    return (
+        f"no zero_shot for {', '.join(lacking)}: only a network that was pretrained on labels here has classes of its own "
+        f"({SEGMENTER}); {config.pretraining.kind} encoders have none"
+    )
 
 
 def encoders_of(config: RunConfig, folder: Path) -> dict[str, Path | None]:
@@ -106,6 +134,15 @@ def check_encoders(encoders: dict[str, Path | None], store: PatchStore) -> None:
             fed(store, modality, card.bands, card.scaling, card.contract, str(path))
 
 
+def check_zero_shot(config: RunConfig, folder: Path, store: PatchStore) -> None:
+    """Hold the whole networks that are to be scored against the store. Raises ValueError, listing both sides."""
+    from cromss.training.zero_shot import check
+
+    for modality in config.judged_modalities:
+        if segmenter := zero_shot_of(config, folder, modality):
+            check(segmenter, store, modality)
+
+
 def _warn_of_leaks(encoders: list[str], store: PatchStore, protocol: str) -> None:
     """Say so when the test tiles lie on what a run of ours was pretrained on, where its store can still be read."""
     from cromss.data.overlap import overlap, warning
@@ -127,11 +164,10 @@ def judge_all(
     """
     import ray
 
-    encoders = encoders_of(config, folder)
     # "DEFAULT": anywhere in the cluster, not inside the sliver of a CPU that the calling trial holds
     task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, scheduling_strategy="DEFAULT")(_judge)
     tree = config.model_dump(mode="json")
-    waiting = [(tree, str(folder), str(downstream), run, encoders[run.modality], key) for run in runs_of(config)]
+    waiting = [(tree, str(folder), str(downstream), *judged, key) for judged in _judged(config, folder)]
     flying: list[Any] = []
     while waiting or flying:
         while waiting and len(flying) < together:
@@ -144,35 +180,49 @@ def judge_all(
 
 def judge_here(config: RunConfig, folder: Path, downstream: str | Path, *, key: str) -> list[dict[str, Any]]:
     """Every downstream run of a trial, one after the other in this process."""
-    encoders, tree = encoders_of(config, folder), config.model_dump(mode="json")
-    return [_judge(tree, str(folder), str(downstream), run, encoders[run.modality], key) for run in runs_of(config)]
+    tree = config.model_dump(mode="json")
+    return [_judge(tree, str(folder), str(downstream), *judged, key) for judged in _judged(config, folder)]
+
+
+def _judged(config: RunConfig, folder: Path) -> list[tuple[Run, Path | None]]:
+    """Every downstream run with the file that it judges; None = random weights."""
+    encoders = encoders_of(config, folder)
+    return [
+        (run, zero_shot_of(config, folder, run.modality) if run.mode == ZERO_SHOT else encoders[run.modality])
+        for run in runs_of(config)
+    ]
 
 
 def _judge(
-    tree: dict[str, Any], folder: str, downstream: str, run: Run, encoder: Path | None, key: str
+    tree: dict[str, Any], folder: str, downstream: str, run: Run, source: Path | None, key: str
 ) -> dict[str, Any]:
     import torch
 
     from cromss.journal import Journal
     from cromss.training.downstream import judge
+    from cromss.training.zero_shot import zero_shot
 
     config, name = resolve(tree), f"{key}/{run.name}" if key else run.name
     torch.set_num_threads(config.scaling.threads or 1)
+    device = "cuda" if torch.cuda.is_available() and config.scaling.use_gpu is not False else "cpu"
+    store, out = PatchStore.open(downstream, cache=config.data.cache), Path(folder) / "transfer" / run.name
+    if run.mode == ZERO_SHOT:
+        return zero_shot(config.transfer, store, out, modality=run.modality, segmenter=source, device=device)
     with Journal(Path(folder) / "journal", name) as journal:
         return judge(
             config.transfer,
-            PatchStore.open(downstream, cache=config.data.cache),
-            Path(folder) / "transfer" / run.name,
+            store,
+            out,
             modality=run.modality,
             mode=run.mode,
             repeat=run.repeat,
-            encoder=encoder,
+            encoder=source,
             architecture=config.model.encoder,
             scaling=config.model.scaling,
             bands=random_bands(config, run.modality),
             seed=config.seed,
             sentinel=config.data.sentinel,
-            device="cuda" if torch.cuda.is_available() and config.scaling.use_gpu is not False else "cpu",
+            device=device,
             journal=journal.log,
         )
 
@@ -205,11 +255,15 @@ def main(argv: list[str] | None = None) -> int:
     store = PatchStore.open(args.downstream, cache=config.data.cache)
     check_downstream(config, store)
     check_encoders(encoders_of(config, out), store)
+    check_zero_shot(config, out, store)
+    if lacking := told_without(config):
+        print(lacking, flush=True)
     _warn_of_leaks(args.encoder, store, config.transfer.protocol.kind)
     connect()
     import ray
 
     from cromss.journal import write_json
+    from cromss.provenance import collect
     from cromss.tracking import Sink, open_ui_command
     from cromss.training.footprint import transfers_per_gpu
 
@@ -224,6 +278,12 @@ def main(argv: list[str] | None = None) -> int:
         "status": "running",
         "config": config.model_dump(mode="json"),
         "command": command_line(),
+        "provenance": collect(
+            seed=config.seed,
+            device="cuda" if gpus else "cpu",
+            downstream=str(Folder.of(args.downstream)),
+            downstream_digest=store.digest,
+        ),
         "downstream": [],
     }
     total, warned = len(runs_of(config)), set()

@@ -27,6 +27,15 @@ make_importable()
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """Who works beside whom under `pytest -n 2 --dist loadgroup`: whatever needs the one Ray of the test run goes to one
+    process, and first, because it takes longest; every other file stays whole, for the sake of its fixtures."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if "ray_session" in item.fixturenames else item.path.name))
+    items.sort(key=lambda item: "ray_session" not in item.fixturenames)
+
+
 @pytest.fixture(scope="session")
 def ray_session():
     """One local Ray of two CPUs for the whole test run; with its dashboard, or stopped trials would keep their CPUs."""

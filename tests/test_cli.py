@@ -54,4 +54,4 @@ def test_a_diverged_training_ends_with_1_and_ctrl_c_with_130(capsys):
     assert diverged([]) == 1
     assert "the loss is not finite" in capsys.readouterr().err
     assert interrupted([]) == 130
-    assert "--resume" in capsys.readouterr().err
+    assert "the same command" in capsys.readouterr().err

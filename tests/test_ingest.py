@@ -289,7 +289,7 @@ def test_ctrl_c_is_no_crash(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("cromss.data.synthetic.SyntheticEarth.read", interrupted)
     assert main(["synthetic", str(tmp_path / "store"), "--places", "2"]) == 130
     assert capsys.readouterr().err == (
-        "interrupted; the same command (a sweep: with --resume) goes on from what is there\n"
+        "interrupted; the same command (a sweep: with its --out) goes on from what is there\n"
     )
 
 

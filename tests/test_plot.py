@@ -52,7 +52,7 @@ def test_low_weights_are_darker_than_high_ones() -> None:
 
 def test_a_figure_is_the_same_text_every_time() -> None:
     def draw() -> Figure:
-        return plot.ramps({"alpha": (np.arange(5.0), np.linspace(1, 0.5, 5))}, "epoch")
+        return plot.trajectories({"alpha": {"midF": (np.arange(5.0), np.linspace(1, 0.5, 5))}}, "epoch")
 
     assert plot.data_uri(draw()) == plot.data_uri(draw())
     assert plot.data_uri(draw()).startswith("data:image/svg+xml;base64,")
@@ -88,5 +88,51 @@ def test_drawing_leaves_the_global_style_alone() -> None:
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    plot.ramps({"alpha": (np.arange(3.0), np.ones(3))}, "epoch")
+    plot.trajectories({"alpha": {"midF": (np.arange(3.0), np.ones(3))}}, "epoch")
     assert dict(matplotlib.rcParams) == before
+
+
+def test_names_on_an_axis_stand_in_the_order_of_their_scores_and_numbers_to_scale() -> None:
+    from cromss.plot.space import _heights
+
+    named = _heights(plot.Axis("arm", ["b", "a", "b", "a"]), [1.0, 4.0, 2.0, 5.0])
+    assert named.ticks == [(0.0, "b"), (1.0, "a")]
+    assert all(abs(height - place) <= 0.05 for height, place in zip(named.heights, (0, 1, 0, 1), strict=True))
+    assert named.heights[0] < named.heights[2]  # the better of two that share a name is above
+    numbers = _heights(plot.Axis("lr", [1e-4, 1e-3, 1e-2], log=True), [1.0, 2.0, 3.0])
+    assert numbers.heights == pytest.approx([0, 0.5, 1])
+    assert [text for _, text in numbers.ticks] == ["0.0001", "0.01", "0.001"]
+
+
+def test_a_film_shows_every_epoch_of_every_modality() -> None:
+    still = [plot.Column("label", np.zeros((2, 8, 8), np.uint8), "classes", DYNAMIC_WORLD)]
+    frames = [plot.Frame(f"epoch {e}", {m: np.full((2, 8, 8), e / 3) for m in ("W S2", "W S1")}) for e in (1, 2, 3)]
+    figure = plot.film(still, frames, ["a", "b"])
+    titles = [axes.get_title() for axes in figure.axes[:4]]
+    assert titles == ["label", "epoch 1", "epoch 2", "epoch 3"]
+    shown = [
+        float(axes.images[0].get_array().mean())
+        for axes in figure.axes[:16]
+        if axes.images and axes.images[0].get_array().ndim == 2
+    ]
+    assert shown == pytest.approx([1 / 3, 2 / 3, 1] * 4)
+    assert [text.get_text() for text in figure.texts] == ["W S2", "W S1"] * 2
+
+
+def test_responses_draw_points_without_an_interval_too() -> None:
+    nan = float("nan")
+    curve = plot.Curve([0.0, 0.2], [50.0, 40.0], [48.0, nan], [52.0, nan])
+    figure = plot.responses({"S2": {"midF": curve}}, plot.colours(["midF"]), "rate", {"S2": "mIoU (%)"})
+    (line,) = figure.axes[0].lines
+    assert line.get_ydata().tolist() == [50.0, 40.0]
+    assert len(figure.axes[0].collections[0].get_segments()) == 1
+
+
+@pytest.mark.parametrize("names", [["midF"], ["CromSS-midF [ramp.kind=exponential, lr=0.002, rate=0.3]"] * 7])
+def test_a_legend_is_never_wider_than_its_figure(names: list[str]) -> None:
+    names = [f"{name} {number}" for number, name in enumerate(names)]
+    lines = {name: [(np.arange(3.0), np.ones(3))] for name in names}
+    figure = plot.curves({"loss": lines, "probe": lines}, dict.fromkeys(names, "#000000"), "epoch")
+    figure.canvas.draw()
+    (legend,) = figure.legends
+    assert legend.get_window_extent().width <= figure.bbox.width

@@ -73,6 +73,24 @@ def test_transfer_judges_both_modalities_in_both_modes_once(pretrained, worlds, 
     assert (tmp_path / "transfer" / "s2-frozen-0" / "result.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.timeout(200)
+def test_a_run_is_scored_zero_shot_by_its_own_classes_and_random_weights_say_why_not(
+    pretrained, worlds, settings, tmp_path, capsys
+):
+    arguments = ["--downstream", str(worlds[1]), "--config", settings, "--set", "transfer.modes=[zero_shot]"]
+    assert transfer(["--encoder", str(pretrained), "--out", str(tmp_path / "own"), *arguments]) == 0
+    found = json.loads((tmp_path / "own" / "trial.json").read_text())["downstream"]
+    assert [(one["modality"], one["mode"], one["repeat"]) for one in found] == [
+        ("s1", "zero_shot", 0),
+        ("s2", "zero_shot", 0),
+    ]
+    assert all(one["own_scheme"] == "dynamic-world" and one["miou"] > 0 for one in found)
+    capsys.readouterr()
+    assert transfer(["--encoder", "random", "--out", str(tmp_path / "random"), *arguments]) == 0
+    assert "no zero_shot for s1, s2: only a network that was pretrained on labels here" in capsys.readouterr().out
+    assert json.loads((tmp_path / "random" / "trial.json").read_text())["downstream"] == []
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 
 from cromss import report
+from cromss.pages import costs, labels, land, learning, parameters, scores, tables
+from cromss.pages.run import Run
 
 
 @pytest.fixture(scope="module")
@@ -59,17 +61,21 @@ def test_the_page_stands_alone_and_is_well_formed(page: str) -> None:
 def test_every_section_is_there(page: str) -> None:
     sections = re.findall(r"<h2>(.*?)</h2>", page)
     assert sections == [
-        "Ranking", "Paired differences", "Do the weights find the wrong labels?", "What the network saw and learned",
-        "The same test patches, arm by arm", "Learning", "Class by class", "Failed trials", "Where this comes from",
+        "Ranking", "Tables", "Do the weights find the wrong labels?", "What the network saw and learned",
+        "The same test patches, arm by arm", "Learning", "Class by class", "What it cost", "Failed trials",
+        "Where this comes from",
     ]  # fmt: skip
 
 
 def test_the_page_answers_the_question_from_the_numbers(page: str, out: Path) -> None:
-    from cromss.journal import read_trials
-    from cromss.trials import ranking
+    from cromss.journal import read_sweep, read_trials
+    from cromss.trials import answers, ranking
 
     text = " ".join(Words(page).text.split())
-    rows = ranking.rank(read_trials(out))
+    sweep, trials = read_sweep(out), read_trials(out)
+    rows = ranking.rank(trials)
+    assert answers.answer(sweep, trials) in text
+    assert text.index(answers.answer(sweep, trials)) < text.index("Ranking")
     assert "Does selecting labels by cross-modal confidence make better encoders?" in text
     assert all(sentence in text for sentence in ranking.headline(rows))
     for row in rows:
@@ -80,13 +86,16 @@ def test_the_page_answers_the_question_from_the_numbers(page: str, out: Path) ->
     assert "python -m cromss.sweep cromss" in text
 
 
-def test_only_an_interval_without_zero_is_bold(out: Path) -> None:
-    table = report._Run(out).differences()
+def test_only_an_interval_without_zero_is_bold(out: Path, tmp_path: Path) -> None:
+    table = scores.differences(Run(out))
     for line in table["lines"]:
         for cell in line["cells"]:
             bounds = [float(b.replace("\N{MINUS SIGN}", "-")) for b in cell["interval"].strip("[]").split(",")]
             assert cell["outside"] == (bounds[0] > 0 or bounds[1] < 0)
-    html_page = report.render(out)
+    (tmp_path / "out").mkdir()
+    for path in (*out.glob("trials"), out / "sweep.json"):  # a folder whose tables were not written
+        (tmp_path / "out" / path.name).symlink_to(path)
+    html_page = report.render(tmp_path / "out")
     bold = sum(cell["outside"] for line in table["lines"] for cell in line["cells"])
     section = html_page.partition("Paired differences</h2>")[2].partition("</section>")[0]
     assert section.count("<b>") == bold
@@ -116,7 +125,8 @@ def test_damaged_pictures_are_named_and_the_rest_is_shown(tmp_path: Path) -> Non
 
 def test_a_single_pretraining_has_a_page(out: Path) -> None:
     page = report.render(out / "trials/midf-0")
-    assert "The schedule that midF (seed 0) followed." in page
+    assert "alpha: share of the labels" not in page  # it is in the picture
+    assert "The schedules that were followed" in page
     assert "Trials: 1 done." in page
 
 
@@ -159,8 +169,113 @@ def test_an_independent_map_is_shown_in_its_own_scheme(tmp_path: Path) -> None:
     with np.load(path) as archive:
         data = {key: archive[key] for key in archive.files if key != "clean"}
     np.savez(path, **data, reference=np.full_like(data["label"], 7), reference_scheme=np.array("terramesh"))
-    run = report._Run(out)
-    (column,) = run._reference(run._load(path), None)
+    run = Run(out)
+    (column,) = land.reference(run, run.arrays(path), None)
     assert column.scheme.classes[7] == "rangeland"
-    assert run.land()
+    assert land.land(run)
     assert run.unreadable == []
+
+
+# --- parameters ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def space(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return Run(
+        fake_out.space(tmp_path_factory.mktemp("space"), arms=("midF", "CromSS-midF"), rates=(0.0, 0.3), seeds=1)
+    )
+
+
+def test_optuna_finds_the_parameter_that_was_made_to_matter(space: Run) -> None:
+    """The fake scores fall by 9 points with the noise rate and by nothing with the ramp."""
+    found = parameters.points(space)
+    columns = parameters.varied(found)
+    assert set(columns) == {"arm", "world.noise.rate", "optim.lr", "objective.alpha.ramp.kind"}
+    shares = {key: np.mean(values) for key, values in parameters._importance(columns, found).items()}
+    assert sum(shares.values()) == pytest.approx(1, abs=0.01)
+    assert max(shares, key=shares.get) == "world.noise.rate"
+    assert shares["objective.alpha.ramp.kind"] < 0.05
+
+
+def test_the_space_has_its_pictures_and_a_curve_for_every_number(space: Run) -> None:
+    made = parameters.space(space)
+    assert set(made) == {"parallel", "importance"}
+    assert [figure["caption"].split(":")[0] for figure in parameters.response(space)] == [
+        "Response to optim.lr", "Response to world.noise.rate",
+    ]  # fmt: skip
+
+
+def test_too_few_trials_for_importance_are_said_so(tmp_path: Path) -> None:
+    out = fake_out.space(tmp_path / "out", arms=("midF",), rates=(0.3,), seeds=1)
+    made = parameters.space(Run(out))
+    assert made["note"].startswith(
+        "Too few trials to tell which parameter matters: 6 configurations are judged, 2 param"
+    )
+    assert "importance" not in made
+    assert parameters.space(Run(fake_out.make(tmp_path / "two", arms=("midF", "random"), seeds=1, size=8))) == {}
+
+
+def test_configurations_of_one_schedule_share_a_line(space: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = {}
+    monkeypatch.setattr(space.plot, "trajectories", lambda schedules, xlabel: drawn.update(schedules) or space.plot.ranking({
+        "x": {"midF": space.plot.Dot([1.0], 1.0, None)}}, space.plot.colours(["midF"])))  # fmt: skip
+    assert learning.trajectories(space)
+    for title, end in (
+        ("alpha: share of the labels that count fully", 0.3),
+        ("gamma: share of the teachers' pixels", 1.0),
+    ):
+        assert set(drawn[title]) == {
+            "ramp.kind=linear (12 configurations)",
+            "ramp.kind=exponential (12 configurations)",
+        }
+        assert drawn[title]["ramp.kind=linear (12 configurations)"][1][-1] == pytest.approx(end)
+
+
+# --- costs, labels, tables ----------------------------------------------------------------------------------------------
+
+
+def test_costs_are_worked_by_hand(tmp_path: Path) -> None:
+    """Two trials of one core: 30 + 6 s and 66 + 6 s; the ledger of the sweep says 0.04 core-hours, 144 s."""
+    out = fake_out.make(tmp_path / "out", arms=("midF",), seeds=2, repeats=1, epochs=2, size=8, failed=False)
+    for seed, pretraining in ((0, 30.0), (1, 66.0)):
+        path = out / f"trials/midf-{seed}/trial.json"
+        record = json.loads(path.read_text())
+        record["clock"] |= {"pretraining": pretraining, "judging": 6.0}
+        path.write_text(json.dumps(record))
+    entry = {"unit": "core-hours", "event": "start", "trial": "a", "attempt": "a"}
+    lines = [entry | {"time": 0.0, "held": 1.0}, entry | {"time": 144.0, "held": 0.0, "event": "end"}]
+    (out / "spending.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = costs.costs(Run(out))
+    (line,) = found["lines"]
+    assert (line["trials"], line["pretraining"], line["judging"]) == (2, "48.0 ± 25.5", "6.0 ± 0.0")
+    assert (line["told"], line["share"], found["whole"], found["rest"]) == ("0.03", "75.0 %", "0.04", "0.01")
+    assert [(one["seed"], one["share"]) for one in found["trials"]] == [(1, "50.0 %"), (0, "25.0 %")]
+
+
+def test_modalities_are_those_of_the_data(tmp_path: Path) -> None:
+    out = fake_out.make(tmp_path / "out", arms=("CromSS-midF",), seeds=1, repeats=1, epochs=3, size=8, failed=False)
+    record = json.loads((path := out / "trials/cromss-midf-0/trial.json").read_text())
+    record["noise"]["s1d"] = record["noise"]["s1"]
+    path.write_text(json.dumps(record))
+    run = Run(out)
+    assert [line["modality"] for line in labels.noise(run)["lines"]] == ["S2", "S1", "S1D"]
+    assert len(labels.histograms(run)) == 3
+    assert labels.over_training(run)["caption"].startswith("Over training")
+    assert labels.film(run)["caption"].startswith("CromSS-midF, seed 0. The weights of the same validation patches")
+
+
+def test_tables_keep_numbers_and_lose_whatever_acts(tmp_path: Path) -> None:
+    out = fake_out.make(tmp_path / "out", arms=("midF",), seeds=1, repeats=1, epochs=2, size=8, failed=False)
+    evil = (
+        "<section><h3>mIoU</h3><table onclick='x()'><tr><th colspan=2>a &lt; b<script>alert(1)</script></th>"
+        "<td><img src=x onerror=y><strong>42.1</strong></td></tr></table><p>note</section>"
+    )
+    (out / "table.html").write_text(evil)
+    markup = tables.tables(Run(out))
+    words = Words(markup)
+    assert words.stack == []
+    assert words.sources == []
+    assert "alert" not in markup
+    assert "onclick" not in markup
+    assert '<th colspan="2">a &lt; b</th>' in markup
+    assert "<strong>42.1</strong>" in markup

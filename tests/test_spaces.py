@@ -3,6 +3,7 @@
 import pytest
 
 from cromss.config import PRESETS
+from cromss.objective.methods import RIVALS
 from cromss.trials.arms import ARMS, arm
 from cromss.trials.space import is_random, load, names, variants
 from cromss.trials.trial import config_of
@@ -15,7 +16,7 @@ def test_every_sample_of_every_space_is_a_valid_run(name, preset):
     samples = variants(space.params, 3 if is_random(space.params) else 1)
     assert len(samples) > 1
     for sample in samples:
-        config_of(sample | {"seed": 1}, PRESETS[preset])
+        config_of(sample | {"seed": 1}, space.base or PRESETS[preset])  # a space with a BASE brings all that is fixed
 
 
 @pytest.mark.parametrize("name", names())
@@ -61,11 +62,26 @@ def test_a_space_of_ones_own_is_a_file(tmp_path):
         load(str(tmp_path / "empty.py"))
 
 
-def test_moco_and_dino_join_table_1_where_their_checkpoints_are_given(monkeypatch):
-    assert "MoCo" not in load("table1").params["arm"]["grid_search"]
+def test_moco_and_dino_of_table_1_are_our_own_unless_checkpoints_are_given(monkeypatch):
+    rows = load("table1").params["arm"]["grid_search"]
+    assert rows == [
+        "random", "MoCo", "DINO", "single-s1", "single-s2", "midF", "lateF", "CromSS-midF", "CromSS-lateF"
+    ]  # fmt: skip
+    own = config_of({"arm": "MoCo"}, {})
+    assert (own.pretraining.kind, own.judged_modalities) == ("moco", ("s1", "s2"))
     monkeypatch.setenv("CROMSS_MOCO_S2", "moco.pth")
-    space = load("table1")
-    assert "MoCo" in space.params["arm"]["grid_search"]
     config = config_of({"arm": "MoCo"}, {})
+    assert config.pretraining.kind == "checkpoint"
     assert (config.judged_modalities, config.pretraining.scalings["s2"].kind) == (("s2",), "reflectance")
+
+
+def test_every_rival_is_a_row_in_either_fusion_and_no_baseline_reads_more_than_it_should():
+    for method in RIVALS:
+        for fusion in ("midF", "lateF"):
+            config = config_of({"arm": f"{method.title}-{fusion}"}, {})
+            assert isinstance(config.objective.method, method)
+            assert config.model == config_of({"arm": fusion}, {}).model
+    for name in ("MoCo", "DINO", "MIM"):
+        plain, own = (config_of({"arm": arm}, {}).model_dump() for arm in ("random", name))
+        assert {key for key in plain if plain[key] != own[key]} == {"pretraining"}
     assert set(ARMS) >= {"random", "midF", "lateF"}

@@ -64,10 +64,13 @@ def test_a_trial_whose_loss_explodes_fails_by_name_and_the_sweep_goes_on(ray_ses
     assert "the loss is not finite" in by_rate[1e30]["reason"]
 
 
-def test_an_out_that_holds_a_sweep_needs_resume_and_resume_needs_a_sweep(swept, worlds, tmp_path):
+def test_another_sweep_than_the_one_in_out_is_refused_by_what_differs_and_resume_needs_a_sweep(swept, worlds, tmp_path):
     out, _ = swept
-    with pytest.raises(ValueError, match="holds a sweep; add --resume"):
-        sweep(ARMS, BASE, *worlds, out)
+    other = overlay(BASE, {"optim": {"lr": 5e-3}, "transfer": {"epochs": 7}, "scaling": {"num_workers": 2}})
+    with pytest.raises(ValueError, match=r"another sweep \(optim.lr 0.002 -> 0.005, transfer.epochs 2 -> 7\); choose another"):
+        sweep(ARMS, other, *worlds, out)
+    with pytest.raises(ValueError, match="another sweep .*downstream store .*pretraining store"):
+        sweep(ARMS, BASE, *reversed(worlds), out)
     with pytest.raises(ValueError, match="holds no sweep"):
         sweep(ARMS, BASE, *worlds, tmp_path, resume=True)
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import statistics
 import time
 from pathlib import Path
 
@@ -56,6 +57,61 @@ def test_the_tree_is_sweep_trial_downstream_and_a_run_for_each_configuration(out
     assert len(history(sink, "midf-0", "train/loss")) == 4
     repeats = [runs[f"midf-0/s2-frozen-{i}"].data.metrics["test/s2/frozen/miou"] for i in (0, 1)]
     assert runs["midf-0"].data.metrics["test/s2/frozen/miou"] == pytest.approx(sum(repeats) / 2)
+
+
+def test_trials_say_where_they_come_from_and_what_they_cost(out: Path, store: str) -> None:
+    sweep = json.loads((out / "sweep.json").read_text())
+    (out / "sweep.json").write_text(
+        json.dumps(sweep | {"sentence": "no difference: +0.1 points [-0.3, +0.5], 3 seeds"})
+    )
+    sink = Sink(out, uri=store)
+    assert sink.sync()
+    runs = runs_of(sink)
+    tags, metrics = runs["midf-0"].data.tags, runs["midf-0"].data.metrics
+    assert (tags["cromss.git"], tags["cromss.store"], tags["cromss.device"]) == ("9e73800c41f2", "sha256:91ab", "cpu")
+    assert "torch 2.13.0" in tags["cromss.versions"]
+    assert tags["cromss.folder"] == str(out / "trials/midf-0")
+    clock = json.loads((out / "trials/midf-0/trial.json").read_text())["clock"]
+    seconds = clock["pretraining"] + clock["judging"]
+    assert metrics["cost/pretraining_s"] == pytest.approx(clock["pretraining"])
+    assert metrics["cost/device_hours"] == pytest.approx(seconds / 3600)
+    assert runs[""].data.tags["cromss.answer"].startswith("no difference")
+    assert tracking.costs({"clock": {}}) == tracking.costs({}) == {}
+
+
+def test_a_run_is_found_by_its_id_its_name_and_its_key(out: Path, store: str) -> None:
+    sink = Sink(out, uri=store, experiment="finding")
+    assert sink.sync()
+    run = runs_of(sink)["random-0"]
+    own = f"{sink._sent.id}/random-0"
+    assert tracking.find_run(store, run.info.run_id).tags["cromss.run"] == own
+    alone = f"sqlite:///{out}/alone.db"
+    Sink(out, uri=alone).sync()
+    named = [tracking.find_run(alone, name).tags["cromss.run"] for name in ("random seed 0", "random-0")]
+    assert named == [own, own]
+    with pytest.raises(ValueError, match="neither a folder nor the id or name of a run"):
+        tracking.find_run(alone, "nobody")
+    with pytest.raises(ValueError, match="runs at .* are called so"):
+        tracking.find_run(alone, "midF seed 0") if Sink(_twin(out), uri=alone).sync() else None
+
+
+def _twin(out: Path) -> Path:
+    return fake_out.make(out.with_name("twin"), arms=("midF",), seeds=1, repeats=1, epochs=1, size=8, failed=False)
+
+
+def test_a_configuration_has_its_interval_and_its_cost_and_names_nothing_else(out: Path) -> None:
+    from cromss.journal import read_trials
+    from cromss.trials.ranking import aggregates
+
+    trials = read_trials(fake_out.make(out.with_name("three"), arms=("midF",), seeds=3, repeats=1, epochs=1, size=8))
+    (found,) = aggregates(trials).values()
+    scores = [sum(one["miou"] for one in trial["downstream"]) / 2 for trial in trials if trial["downstream"]]
+    mean, reach = sum(scores) / 3, 4.30265 * statistics.stdev(scores) / 3**0.5  # Student's t, 2 degrees of freedom
+    assert next(iter(found.metrics)) == "score/miou"
+    assert found.metrics["score/miou_low"] == pytest.approx(mean - reach, abs=1e-6)
+    assert found.metrics["score/miou_high"] == pytest.approx(mean + reach, abs=1e-6)
+    assert found.metrics["cost/total_device_hours"] == pytest.approx(3 * found.metrics["cost/device_hours"])
+    assert (found.params, found.seeds) == ({"arm": "midF"}, 3)
 
 
 def test_sending_again_changes_nothing_whoever_sends(out: Path, store: str) -> None:

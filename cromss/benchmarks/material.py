@@ -8,7 +8,6 @@ from rasterio.session import DummySession
 from rasterio.transform import Affine
 from scipy.ndimage import gaussian_filter
 
-from cromss import sensors
 from cromss.contract import physical
 from cromss.data.patch import Patch
 from cromss.data.store import PatchStore, StoreWriter
@@ -20,7 +19,7 @@ COARSER = {"B1": 6, "B9": 6, "B10": 6, "B2": 1, "B3": 1, "B4": 1, "B8": 1}  # th
 
 def write_random_store(path: Path, places: int = 128, seasons: int = 4, size: int = 264) -> PatchStore:
     """Random pixels in the shape of SSL4EO-S12: both sensors, all bands."""
-    bands = {name: card.bands for name, card in sensors.SENSORS.items()}
+    bands = {card.name: card.bands for card in (SENTINEL1, SENTINEL2)}
     rng = np.random.default_rng(0)
     with StoreWriter(path, scheme="dynamic-world", bands=bands, size=(size, size)) as writer:
         for place in range(places):
@@ -37,7 +36,7 @@ def _random_patch(rng: np.random.Generator, place: int, season: int, size: int) 
             "s1": rng.random((2, size, size), np.float32) * 30 - 30,
             "s2": rng.integers(0, 4000, (13, size, size), np.uint16),
         },
-        contracts={name: physical(name, card.bands) for name, card in sensors.SENSORS.items()},
+        contracts={card.name: physical(card.name, card.bands) for card in (SENTINEL1, SENTINEL2)},
         label=rng.integers(0, 9, (size, size), np.uint8),
     )
 

@@ -162,7 +162,7 @@ MEMORY_MEANS = {
 def modalities(count: int) -> Iterator[tuple[str, ...]]:
     """Names of so many modalities: Sentinel-2 alone, both sensors, and from the third on stand-ins that have Sentinel-2's
     bands and that `sensors` knows as long as the block lasts."""
-    known = ("s2",) if count == 1 else tuple(SENSORS)[:count]
+    known = ("s2",) if count == 1 else ("s1", "s2")
     stand_ins = tuple(f"stand-in-{number}" for number in range(len(known) + 1, count + 1))
     SENSORS.update({name: replace(SENTINEL2, name=name, title=f"stand-in {name}") for name in stand_ins})
     try:

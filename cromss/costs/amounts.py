@@ -55,7 +55,7 @@ class Amounts:
 def amounts(config: RunConfig, store: PatchStore, downstream: PatchStore | None) -> Amounts:
     """What a run of `config` has to do. Raises ValueError where the stores cannot feed it."""
     judged = _judged(config, downstream) if downstream else {}
-    if config.pretraining.kind != "pretrain":
+    if not config.pretraining.trains:
         return Amounts(transfers=judged, repeats=config.transfer.repeats if judged else 0)
     inputs = inputs_for(config, store)
     plan, held = make_plan(config, store)
@@ -86,7 +86,7 @@ def _judged(config: RunConfig, store: PatchStore) -> dict[tuple[str, str], Trans
         drawn += config.transfer.epochs * places
         scored += store.places(test)
     one = TransferAmounts(len(turns), steps, drawn, scored)
-    return {(modality, mode): one for modality in config.judged_modalities for mode in config.transfer.modes}
+    return {(modality, mode): one for modality in config.judged_modalities for mode in config.transfer.trained_modes}
 
 
 def expected_views(augment: AugmentConfig, epochs: int) -> float:

@@ -4,6 +4,7 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import torch
@@ -15,7 +16,7 @@ from cromss.costs.crowd import Crowd, Unmeasured
 from cromss.costs.hardware import Hardware
 from cromss.costs.measuring import LEAST as LEAST_STEPS
 from cromss.costs.measuring import WARM_UP
-from cromss.costs.place import Place, place_of, same_work
+from cromss.costs.place import STOOD_IN, Place, place_of, same_work, stand_in
 from cromss.costs.rates import Cost, Rates, TransferRates
 from cromss.data.store import PatchStore
 
@@ -25,6 +26,15 @@ MOST = 16  # processes that measure side by side
 
 
 def rates_of(
+    configs: Sequence[RunConfig], store: PatchStore, downstream: PatchStore | None, **options: Any
+) -> list[Rates]:
+    """`_rates_of`, where a self-supervised pretraining is taken for a supervised one of the same encoders."""
+    rates = _rates_of([stand_in(config) for config in configs], store, downstream, **options)
+    return [one if stand_in(config) == config else replace(one, notes=(*one.notes, STOOD_IN))
+            for one, config in zip(rates, configs, strict=True)]  # fmt: skip
+
+
+def _rates_of(
     configs: Sequence[RunConfig], store: PatchStore, downstream: PatchStore | None, *, gpu: str = "auto",
     seconds: float = 20, concurrent: int = 1, together: int | None = None, devices: float = 1.0,
 ) -> list[Rates]:  # fmt: skip
@@ -96,7 +106,7 @@ def _measured(
     seconds: float,
 ) -> Rates:  # fmt: skip
     """`sheet` with everything replaced that a few seconds can measure."""
-    pretrains, rates, ratio = config.pretraining.kind == "pretrain", replace(sheet, notes=()), 1.0
+    pretrains, rates, ratio = config.pretraining.trains, replace(sheet, notes=()), 1.0
     rates = replace(rates, start=Cost(crowd.started, "measured"))
     judged = sheet.transfers if downstream is not None else {}
     if pretrains:
@@ -236,7 +246,7 @@ def _scaled(sheet: Rates, measured: Rates, its_sheet: Rates) -> Rates:
 
 def _with_reader(found: dict[str, Rates], config: RunConfig, store: PatchStore, seconds: float) -> dict[str, Rates]:
     """The rates with this machine's reading: what feeds a GPU may be at hand before the GPU is."""
-    if config.pretraining.kind != "pretrain":
+    if not config.pretraining.trains:
         return found
     try:
         with Crowd(1) as crowd:

@@ -54,7 +54,7 @@ def computed(
     """The rates of `config` on `on`, every one of them computed. Raises ValueError where the stores cannot feed it."""
     gpu = on.name != "cpu"
     assumed = efficiency or (Efficiency() if gpu else ON_CPU)
-    pretrains = config.pretraining.kind == "pretrain"
+    pretrains = config.pretraining.trains
     bands = inputs_for(config, store).bands if pretrains else {}
     channels, size = {name: len(names) for name, names in bands.items()}, config.data.augment.crop or min(store.size)
     pairs = max(1, config.optim.batch_size // workers)
@@ -120,7 +120,7 @@ def _transfers(
         channels = len(fed_bands(config, store, downstream, modality))
         scored = assumed.seconds(work.scoring_step(config, channels, classes, 16, size, dtype), on).times(1 / 16)
         encoded = assumed.seconds(work.encoding_step(config, channels, 16, size, head=True), on).times(1 / 16)
-        for mode in config.transfer.modes:
+        for mode in config.transfer.trained_modes:
             step = assumed.seconds(work.transfer_step(config, mode, channels, classes, batch, size, dtype), on)
             found[modality, mode] = TransferRates(Cost(1.0, "computed"), step, encoded, scored)
     return found
@@ -130,7 +130,7 @@ def fed_bands(config: RunConfig, store: PatchStore, downstream: PatchStore, moda
     """The bands that the downstream network of a modality reads."""
     from cromss.sensors import sensor
 
-    if config.pretraining.kind == "pretrain":
+    if config.pretraining.trains:
         return inputs_for(config, store).bands[modality]
     wanted = config.data.bands.get(modality)
     return sensor(modality).select(wanted) if wanted else downstream.contract(modality).bands

@@ -7,9 +7,10 @@ from typing import Any
 import psutil
 import torch
 
-from cromss.config import RunConfig
+from cromss.config import Pretrain, RunConfig
 from cromss.costs.hardware import Hardware, here
 from cromss.costs.hardware import gpu as data_sheet
+from cromss.objective.methods import Plain
 
 TYPICAL_CPU = (3e10, 4e9)  # operations and bytes a second of one thread: where nothing is measured
 
@@ -75,10 +76,24 @@ def place_of(
     return Place(on, on_gpu, at_hand, max(1, concurrent), workers, threads, together, config.scaling.threads or 1)
 
 
+STOOD_IN = (
+    "self-supervised pretrainings are estimated as a U-Net's, forward and backward: in place of its decoder they run the "
+    "encoder a second time, and DINO more often on small views"
+)
+
+
+def stand_in(config: RunConfig) -> RunConfig:
+    """The supervised run that takes about as long: a self-supervised step passes each encoder twice and has no decoder."""
+    if config.pretraining.reads_labels or not config.pretraining.trains:
+        return config
+    objective = config.objective.model_copy(update={"method": Plain()})
+    return config.model_copy(update={"pretraining": Pretrain(), "objective": objective})
+
+
 def same_work(config: RunConfig) -> str:
     """The same for configurations whose steps are the same work."""
     tree: dict[str, Any] = config.model_dump(mode="json")
-    tree["pretrains"] = config.pretraining.kind == "pretrain"
+    tree["pretrains"] = config.pretraining.trains
     for key in _IDLE:
         del tree[key]
     for group, keys in _IDLE_IN.items():

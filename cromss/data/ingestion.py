@@ -21,7 +21,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from cromss.data.admission import bands_of, encoding_of, fitting, places, products_of
+from cromss.data.admission import encoding_of, fitting, places, products_of
 from cromss.data.chunks import Chunk, Ingest, plan_chunks
 from cromss.data.encoding import RowEncoder
 from cromss.data.manifest import Layout, Manifest
@@ -40,7 +40,6 @@ from cromss.data.underway import (
 )
 from cromss.data.writer import Part, ShardWriter, aside, deliver, finish, shard_name
 from cromss.files import Folder
-from cromss.sensors import SENTINEL1
 
 __all__ = ["Chunk", "Ingest", "Job", "Outcome", "Summary", "ingest", "plan_chunks"]
 
@@ -278,7 +277,7 @@ def layout_of(source: Source, config: Ingest, chunks: list[Chunk]) -> Layout | N
     for chunk in chunks:
         for location, _ in chunk.places:
             for tiles in places(_read(source, location), source, config, [], Counter()):
-                bands = {"s1": SENTINEL1.bands, "s2": bands_of(source, config)}
+                bands = {name: contract.bands for name, contract in tiles[0].contracts.items()}
                 return Layout(source.scheme, bands, tiles[0].size, encoding_of(source, config), products_of(tiles[0]))
     return None
 

@@ -13,18 +13,20 @@ from isal import isal_zlib
 from cromss.contract import Contract, Encoding
 from cromss.data.statistics import BandStatistics
 from cromss.files import Folder, fault
+from cromss.sensors import sensor
 from cromss.settings import Settings, validate
 
 SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
-RAW_DTYPES = {"s1": np.dtype(np.float32), "s2": np.dtype(np.uint16)}
 MAPS = ("label", "clean", "valid")  # the pixel columns that are no imagery
 
 
 def pixel_dtype(modality: str, encoding: Encoding) -> np.dtype:
     """What a modality's pixels are stored as."""
-    return np.dtype(np.uint8) if encoding == "uint8" else RAW_DTYPES[modality]
+    if encoding == "uint8":
+        return np.dtype(np.uint8)
+    return np.dtype(np.uint16 if sensor(modality).unit == "DN" else np.float32)
 
 
 def checksum(cell: bytes | np.ndarray, patch_id: str) -> int:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cromss.contract import Contract
 from cromss.networks.scaling import MeanStd, Scaling
+from cromss.networks.transformers import registered
 from cromss.sensors import sensor
 from cromss.settings import Settings
 
@@ -71,7 +72,8 @@ def check_encoder_name(name: str) -> str:
     import segmentation_models_pytorch as smp  # seconds: not at --help
     import timm
 
-    built_in = [known for known in smp.encoders.get_encoder_names() if not known.startswith("timm-")]  # deprecated
+    ours = ("timm-", "plain-")  # deprecated; what `registered` adds
+    built_in = [known for known in smp.encoders.get_encoder_names() if not known.startswith(ours)]
     if name in built_in or (name.startswith("tu-") and timm.is_model(name.removeprefix("tu-"))):
         return name
     known = [*built_in, *(f"tu-{model}" for model in timm.list_models())]
@@ -91,7 +93,9 @@ def build_encoder(name: str, channels: int, depth: int = 5) -> nn.Module:
     import segmentation_models_pytorch as smp
 
     with named_errors(name):
-        return smp.encoders.get_encoder(check_encoder_name(name), in_channels=channels, depth=depth, weights=None)
+        return smp.encoders.get_encoder(
+            registered(check_encoder_name(name)), in_channels=channels, depth=depth, weights=None
+        )
 
 
 @contextlib.contextmanager

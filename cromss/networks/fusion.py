@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves
 
 from cromss.networks.encoders import Backbone, build_encoder, named_errors
 from cromss.networks.segmenter import Segmenter, drop_unused, example_image, require_divisible
+from cromss.networks.transformers import registered
 from cromss.sensors import sensor
 from cromss.settings import Settings, suggest
 
@@ -222,7 +223,7 @@ def _unet(backbone: Backbone, channels: int, classes: int) -> Segmenter:
 
     with named_errors(backbone.encoder):
         unet = smp.Unet(
-            backbone.encoder,
+            registered(backbone.encoder),
             encoder_depth=backbone.depth,
             encoder_weights=None,
             decoder_channels=backbone.decoder_channels,

@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal
 import pydantic
 from torch import Tensor, nn
 
-from cromss.networks.encoders import check_encoder_name, check_shapes, named_errors, some
+from cromss.networks.encoders import build_encoder, check_encoder_name, check_shapes, named_errors, some
 from cromss.networks.segmenter import Segmenter, drop_unused, example_image
+from cromss.networks.transformers import registered
 from cromss.settings import Settings
 
 
@@ -47,6 +48,11 @@ class FPN(Settings):
     channels: int = pydantic.Field(256, ge=64, multiple_of=64)  # of the pyramid; the segmentation blocks have half
 
     def build(self, architecture: str, channels: int, classes: int) -> Segmenter:
+        if self.head_depth < 5 and 0 in build_encoder(architecture, channels, self.head_depth).out_channels:
+            raise ValueError(
+                f"transfer.head: fpn at head_depth={self.head_depth} reads stride 2, and {architecture} begins at stride 4; "
+                f"set head_depth=5, or take pspnet"
+            )
         widths = {"decoder_pyramid_channels": self.channels, "decoder_segmentation_channels": self.channels // 2}
         upsampling = 2 ** (self.head_depth - 3)
         return _built("FPN", architecture, channels, classes, self.head_depth, upsampling=upsampling, **widths)
@@ -71,7 +77,7 @@ def _built(name: str, architecture: str, channels: int, classes: int, depth: int
     build: Callable[..., nn.Module] = getattr(smp, name)
     with named_errors(architecture):
         model = build(
-            check_encoder_name(architecture),
+            registered(check_encoder_name(architecture)),
             encoder_depth=depth,
             encoder_weights=None,
             in_channels=channels,

@@ -1,6 +1,7 @@
 """Encoder, decoder, head: the shape of every network here, and two rules that all of them keep."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -36,21 +37,46 @@ def require_divisible(image: Tensor, encoder: nn.Module) -> None:
 def drop_unused(network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> None:
     """Remove the layers that no gradient reaches, such as a ResNet's layer3 and layer4 behind a head of depth 3.
 
-    DistributedDataParallel would wait for their gradients, and a checkpoint would carry weights that never ran. They
-    are found by one step on the meta device, which computes shapes and no numbers; `example` lies there.
+    DistributedDataParallel would wait for their gradients, and a checkpoint would carry weights that never ran.
     """
-    tensors = {name: tensor.detach().to("meta") for name, tensor in network.state_dict().items()}
+    _prune(network, "", used(network, example))
+
+
+def used(network: nn.Module, example: Tensor | Mapping[str, Tensor]) -> set[str]:
+    """Names of the parameters that a gradient reaches.
+
+    They are found by one step on the meta device, which computes shapes and no numbers; `example` lies there.
+    """
+    tensors = on_meta(network)
     parameters = {name: tensors[name].requires_grad_() for name, _ in network.named_parameters()}
     logits = functional_call(network, tensors, (example,))
     sum(each.sum() for each in (logits.values() if isinstance(logits, Mapping) else [logits])).backward()
-    _prune(network, "", {name for name, parameter in parameters.items() if parameter.grad is not None})
+    return {name for name, parameter in parameters.items() if parameter.grad is not None}
+
+
+def on_meta(network: nn.Module) -> dict[str, Tensor]:
+    """Every parameter and buffer by name, those that no state dict holds too, as tensors without numbers."""
+    return {
+        name: tensor.detach().to("meta")
+        for name, tensor in (
+            *network.named_parameters(remove_duplicate=False),
+            *network.named_buffers(remove_duplicate=False),
+        )
+    }
+
+
+class Dropped(nn.Identity):
+    """In the place of a layer that was removed. Some encoders hand their layers more than the features."""
+
+    def forward(self, features: Tensor, *more: Any) -> Tensor:
+        return features
 
 
 def _prune(module: nn.Module, prefix: str, used: set[str]) -> None:
     for name, child in module.named_children():
         parameters = {f"{prefix}{name}.{key}" for key, _ in child.named_parameters()}
         if parameters and not parameters & used:
-            setattr(module, name, nn.Identity())
+            setattr(module, name, Dropped())
         elif parameters - used:
             _prune(child, f"{prefix}{name}.", used)
 

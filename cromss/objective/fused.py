@@ -23,8 +23,9 @@ import torch.distributed as dist
 from jaxtyping import Bool
 from torch import Tensor
 
-from cromss.objective.confidence import IGNORE, Labels, enhance_all, full_precision
+from cromss.objective.confidence import IGNORE, Labels, full_precision
 from cromss.objective.crossmodal import ObjectiveConfig, ObjectiveParts
+from cromss.objective.hooks import Cut, Evidence
 from cromss.objective.losses import DICE_EPSILON, PIXELS, Targets, one_hot
 from cromss.objective.pool import pooled, spans_workers
 from cromss.objective.weights import Share
@@ -56,10 +57,15 @@ class Sums(NamedTuple):
 class FusedObjective:
     """`CrossModalObjective` with the same call, values and gradient; only `loss` is differentiable.
 
-    `compiled`: run the stages through torch.compile; without, they are merely another way to write the sums.
+    `compiled`: run the stages through torch.compile; without, they are merely another way to write the sums. Raises
+    ValueError for a method whose losses are not the paper's: its gradient is not written down here.
     """
 
     def __init__(self, config: ObjectiveConfig, *, compiled: bool = True):
+        if not config.method.closed_form:
+            raise ValueError(
+                f"objective.method.kind={config.method.kind}: has no closed form; take CrossModalObjective"
+            )
         self.config = config
         build = partial(torch.compile, dynamic=False) if compiled else lambda stage, **how: stage
         # Apart, because what leaves a compiled function is written once, and never computed again by whoever reads it.
@@ -95,7 +101,7 @@ class FusedObjective:
     ) -> tuple[list[Tensor], dict[str, Tensor], dict[str, Tensor], dict[str, Tensor], Sums]:  # fmt: skip
         """([loss, parts ...], log_sum, label weights, entropy weights, sums)."""
         maps = self._pixels(logits, labels, gamma, targets, valid)
-        weights = self._weigh(maps.label, labels, alpha, valid, clean, _classes(logits))
+        weights = self._weigh(maps.given, maps.label, labels, alpha, valid, clean, _classes(logits))
         local = self._count(logits, labels, targets, valid, maps, weights)
         sums = self._divided(pooled(local, self.config.scope), logits)
         cross_entropy = {name: _ratio(*pair) for name, pair in sums.cross_entropy.items()}
@@ -103,7 +109,9 @@ class FusedObjective:
         segmentation = sum(cross_entropy.values()) + sum(dice.values())
         agreement = segmentation.new_zeros(())
         if sums.consistency:
-            agreement = torch.stack([_ratio(*pair) for pair in sums.consistency.values()]).sum() / (len(logits) - 1)
+            lesson = self.config.consistency.lesson
+            pairs = [lesson(teacher) * _ratio(*pair) for (_, teacher), pair in sums.consistency.items()]
+            agreement = torch.stack(pairs).sum() / (len(logits) - 1)
         loss = segmentation + self.config.consistency.weight * agreement
         parts = [loss, segmentation, agreement, *cross_entropy.values(), *dice.values(), *maps.label.values(),
                  *weights.values(), *maps.trust.values()]  # fmt: skip
@@ -126,7 +134,7 @@ class FusedObjective:
         }
         q = {name: [(x - log_sum[name]).exp() for x in planes] for name, planes in z.items()}
         at = [labels == c for c in range(len(wanted))]
-        given = label = {
+        given = {
             name: _total([torch.where(here, p, 0.0) for here, p in zip(at, planes, strict=True)])
             for name, planes in q.items()
         }
@@ -139,8 +147,7 @@ class FusedObjective:
             prediction = {name: (1 + h / width).clamp(0, 1) for name, h in negative_entropy.items()}
         else:
             prediction = {name: _total([p * p for p in planes]).clamp(max=1) for name, planes in q.items()}
-        if self.config.enhance:
-            label, prediction = enhance_all(label), enhance_all(prediction)
+        label, prediction = self.config.enhancement(given), self.config.enhancement(prediction)
         trust = {name: self.config.method.entropy_weights(f, gamma) for name, f in prediction.items()}
         if valid is not None:
             trust = {name: w * valid for name, w in trust.items()}
@@ -157,12 +164,12 @@ class FusedObjective:
         return Maps(log_sum, surprise, given, label, trust, discord)
 
     def _weigh(
-        self, label: dict[str, Tensor], labels: Tensor, alpha: Tensor, valid: Tensor | None, clean: Tensor | None,
-        classes: int,
+        self, own: dict[str, Tensor], label: dict[str, Tensor], labels: Tensor, alpha: Tensor, valid: Tensor | None,
+        clean: Tensor | None, classes: int,
     ) -> dict[str, Tensor]:  # fmt: skip
         config, labels = self.config, _known(labels, valid)
-        how = clean, alpha, config.scope, config.per_class, classes, config.threshold
-        return {name: config.method.label_weights(f, labels, *how) for name, f in label.items()}
+        cut = Cut(alpha, config.scope, config.per_class, classes, config.threshold)
+        return config.method.label_weights(Evidence(own, label, labels, clean), cut)
 
     def _count(
         self, logits: dict[str, Tensor], labels: Tensor, targets: Tensor | None, valid: Tensor | None, maps: Maps,
@@ -224,7 +231,8 @@ class FusedObjective:
             mean = _total([p * d for p, d in zip(own, pull, strict=True)])
             gradient = [u * (mass * p - t) + w * p * (d - mean) for p, t, d in zip(own, wanted, pull, strict=True)]
             for teacher in (other for other in logits if other != name):
-                v = trust[teacher] * (share * _inverse(sums.consistency[name, teacher][1]))
+                lesson = share * config.consistency.lesson(teacher)
+                v = trust[teacher] * (lesson * _inverse(sums.consistency[name, teacher][1]))
                 gaps = [p - goal for p, goal in zip(own, q[teacher], strict=True)]
                 if config.consistency.kind == "mse":
                     middle = _total([p * gap for p, gap in zip(own, gaps, strict=True)])

@@ -22,28 +22,38 @@ PIXELS = (0, 2, 3)  # the dimensions of a (B, C, H, W) tensor that a sum per cla
 Targets = Float[Tensor, "batch classes height width"]
 LabelsOrTargets = Integer[Tensor, "batch height width"] | Targets
 Scalar = Float[Tensor, ""]
+PixelLoss = Float[Tensor, "batch height width"]
 Discrepancy = Literal["kl", "cross_entropy", "mse"]
 
 
-class KL(Settings):
+class _Consistency(Settings):
+    """`teachers`: how much a teacher's lessons cost its students beside `weight`, by modality (1 where not named): with
+    `{s1: 0.2}` Sentinel-2 is drawn to Sentinel-1 a fifth as hard as Sentinel-1 to Sentinel-2; with 0, not at all."""
+
+    weight: float = pydantic.Field(1.0, ge=0)
+    teachers: dict[str, Annotated[float, pydantic.Field(ge=0)]] = {}
+
+    def lesson(self, teacher: str) -> float:
+        """The factor of this teacher's consistency losses."""
+        return self.teachers.get(teacher, 1.0)
+
+
+class KL(_Consistency):
     """KL(teacher || student): the paper's consistency."""
 
     kind: Literal["kl"] = "kl"
-    weight: float = pydantic.Field(1.0, ge=0)
 
 
-class CrossEntropy(Settings):
+class CrossEntropy(_Consistency):
     """Soft cross-entropy: the authors' code. The gradient of `kl`, another value (and so another plateau schedule)."""
 
     kind: Literal["cross_entropy"] = "cross_entropy"
-    weight: float = pydantic.Field(1.0, ge=0)
 
 
-class MSE(Settings):
+class MSE(_Consistency):
     """Squared distance of the two class distributions."""
 
     kind: Literal["mse"] = "mse"
-    weight: float = pydantic.Field(1.0, ge=0)
 
 
 Consistency = Annotated[KL | CrossEntropy | MSE, pydantic.Field(discriminator="kind")]
@@ -57,12 +67,26 @@ def weighted_cross_entropy(
 
     labels  class numbers, or one target distribution per pixel, all zero where there is no label
     """
-    log_q = log_probabilities(logits, normalised)
-    if labels.ndim == 4:
-        weights, entropies = weights * (labels.sum(1) > 0), -(labels * log_q).sum(1)
-    else:
-        weights, entropies = weights * (labels != ignore_index), -log_likelihood(log_q, labels, ignore_index)
-    return _ratio((weights * entropies).sum(), weights.sum(), scope)
+    entropies = cross_entropy(log_probabilities(logits, normalised), labels, ignore_index)
+    return weighted_mean(entropies, labels, weights, ignore_index, scope)
+
+
+def cross_entropy(log_q: Logits, labels: LabelsOrTargets, ignore_index: int = IGNORE) -> PixelLoss:
+    """-ln Q[y], or -sum_c t_c ln Q_c, of every pixel; of an ignored one whatever comes, but finite."""
+    return -(labels * log_q).sum(1) if labels.ndim == 4 else -log_likelihood(log_q, labels, ignore_index)
+
+
+def weighted_mean(
+    losses: PixelLoss, labels: LabelsOrTargets, weights: Weights, ignore_index: int = IGNORE, scope: Scope = "batch"
+) -> Scalar:
+    """sum W loss / sum W over the labelled pixels; 0 where none counts."""
+    weights = weights * known(labels, ignore_index)
+    return ratio((weights * losses).sum(), weights.sum(), scope)
+
+
+def known(labels: LabelsOrTargets, ignore_index: int = IGNORE) -> Bool[Tensor, "batch height width"]:
+    """Where there is a label: a class number that is not ignored, a target that is not all zero."""
+    return labels.sum(1) > 0 if labels.ndim == 4 else labels != ignore_index
 
 
 def weighted_dice(
@@ -72,8 +96,7 @@ def weighted_dice(
     """D_c = 1 - 2 sum W p t / sum W (p + t) over the batch, 0 for a class absent from y; the mean over ALL classes."""
     probabilities = log_probabilities(logits, normalised).exp()
     targets = one_hot(labels, logits.shape[1], ignore_index) if labels.ndim == 3 else labels
-    known = labels != ignore_index if labels.ndim == 3 else targets.sum(1) > 0
-    weights = (weights * known).unsqueeze(1)
+    weights = (weights * known(labels, ignore_index)).unsqueeze(1)
     sums = torch.stack(
         [
             (weights * probabilities * targets).sum(PIXELS),
@@ -102,7 +125,7 @@ def consistency(
             distance = (log_teacher.exp() - log_student.exp()).square()
         case _:
             raise ValueError(f"consistency kind={kind}: unknown; valid: kl, cross_entropy, mse")
-    return _ratio((teacher_weights * distance.sum(1)).sum(), teacher_weights.sum(), scope)
+    return ratio((teacher_weights * distance.sum(1)).sum(), teacher_weights.sum(), scope)
 
 
 def as_targets(labels: LabelsOrTargets, classes: int, ignore_index: int = IGNORE) -> Targets:
@@ -117,6 +140,7 @@ def one_hot(labels: Labels, classes: int, ignore_index: int = IGNORE) -> Bool[Te
     return (labels == numbers) & (labels != ignore_index)
 
 
-def _ratio(numerator: Scalar, denominator: Scalar, scope: Scope) -> Scalar:
+def ratio(numerator: Scalar, denominator: Scalar, scope: Scope) -> Scalar:
+    """A ratio of sums over the pixels of the scope; 0 where the denominator is."""
     numerator, denominator = pooled(torch.stack([numerator, denominator]), scope)
     return numerator / torch.where(denominator > 0, denominator, 1)

@@ -1,7 +1,7 @@
 """Weights: how much a pixel's label, or a teacher's prediction, counts in the losses (section 3.2, eq. 3)."""
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from cromss.objective.confidence import IGNORE, Confidence, Labels
@@ -45,8 +45,41 @@ def label_weights(
     k_c = floor(alpha n_c) in float32, where k_c = 0 gives the class weight 0 and alpha = 0 leaves F'_l itself. A threshold
     of 0 gives weight 1. Ignored pixels have weight 0 and enter no n.
     """
-    known = labels != ignore_index
     alpha = torch.as_tensor(alpha, dtype=torch.float64, device=labels.device)
+    w, reached = _thresholds(confidence, labels, alpha, scope, per_class, ignore_index, classes, threshold)
+    w = w.to(confidence.dtype)
+    weights = torch.where(w > 0, confidence / w, 1).clamp(max=1) * reached
+    if per_class:
+        weights = torch.where(alpha > 0, weights, confidence)
+    return weights * (labels != ignore_index)
+
+
+def kept_labels(
+    confidence: Confidence,
+    labels: Labels,
+    alpha: Share,
+    scope: Scope = "batch",
+    per_class: bool = False,
+    ignore_index: int = IGNORE,
+    *,
+    classes: int = LABELS,
+    threshold: Threshold = EXACT,
+) -> Weights:
+    """Eq. 3 made hard, the small-loss criterion: 1 for the share `alpha` of most trusted labels, 0 for the others.
+
+    Arguments as in `label_weights`, and the same threshold; pixels that tie with the k-th are kept too.
+    """
+    alpha = torch.as_tensor(alpha, dtype=torch.float64, device=labels.device)
+    w, reached = _thresholds(confidence, labels, alpha, scope, per_class, ignore_index, classes, threshold)
+    kept = (confidence.float() >= w) & reached & (labels != ignore_index)  # w was found among the float32 values
+    return kept.to(confidence.dtype)
+
+
+def _thresholds(
+    confidence: Confidence, labels: Labels, alpha: Tensor, scope: Scope, per_class: bool, ignore_index: int, classes: int,
+    threshold: Threshold,
+) -> tuple[Float[Tensor, "#batch #height #width"], Bool[Tensor, "#batch #height #width"]]:  # fmt: skip
+    """Every pixel's threshold w, and whether its group has one: whether k > 0."""
 
     def rank_of(count: Int[Tensor, " groups"]) -> Int[Tensor, " groups"]:
         if per_class:
@@ -54,12 +87,8 @@ def label_weights(
         return (count.double() * alpha).floor().long().clamp(min=1)
 
     group, groups = _groups(labels, scope, classes if per_class else 1)
-    found, rank = threshold.find(confidence.detach(), known, group, groups, rank_of, scope)
-    w = found.to(confidence.dtype)[group]
-    weights = torch.where(w > 0, confidence / w, 1).clamp(max=1) * (rank > 0)[group]
-    if per_class:
-        weights = torch.where(alpha > 0, weights, confidence)
-    return weights * known
+    found, rank = threshold.find(confidence.detach(), labels != ignore_index, group, groups, rank_of, scope)
+    return found[group], (rank > 0)[group]
 
 
 def _groups(labels: Labels, scope: Scope, classes: int) -> tuple[Int[Tensor, "#batch #height #width"], int]:

@@ -73,7 +73,7 @@ def contact_sheet(patches: Sequence[Patch], scheme: Scheme) -> Figure:
 
 def _title(modality: str, patch: Patch) -> str:
     bands = patch.contracts[modality].bands
-    if modality == "s1":
+    if sensor(modality).bands == SENTINEL1.bands:
         return "VV, VH, VV − VH" if set(SENTINEL1.bands) <= set(bands) else bands[0]
     return ", ".join(TRUE_COLOUR if set(TRUE_COLOUR) <= set(bands) else _three(bands))
 
@@ -97,7 +97,7 @@ def composite(modality: str, bands: Sequence[str], pixels: np.ndarray, valid: np
         shown = true_colour(
             pixels[[bands.index(band) for band in TRUE_COLOUR]].transpose(1, 2, 0).astype(np.float32), valid
         )
-    elif modality == "s1" and set(SENTINEL1.bands) <= set(bands):
+    elif sensor(modality).bands == SENTINEL1.bands and set(SENTINEL1.bands) <= set(bands):
         vv, vh = (pixels[bands.index(band)].astype(np.float32) for band in SENTINEL1.bands)
         channels = [(part - low) / (high - low) for part, (low, high) in zip((vv, vh, vv - vh), _RADAR, strict=True)]
         shown = (np.clip(np.nan_to_num(np.stack(channels, -1)), 0, 1) * 255).astype(np.uint8)

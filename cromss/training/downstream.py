@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from cromss.config import TransferConfig
 from cromss.contract import Contract, drift, require_same
@@ -30,6 +31,8 @@ from cromss.training.metrics import Confusion, scores
 from cromss.training.pictures import views
 from cromss.training.sentinel import Sentinel
 from cromss.training.state import Inputs, autocast
+
+RESULT = "result.json"
 
 
 def judge(
@@ -58,9 +61,8 @@ def judge(
     encoder was run on in training, and `encoder_passes_saved` by its features' cache. Also written to `out/result.json`.
     Calling it again after it finished returns the written result.
     """
-    finished = out / "result.json"
-    if finished.exists():
-        return json.loads(finished.read_text())
+    if finished := done(out):
+        return finished
     began, device = time.monotonic(), torch.device(device)
     seed = seed * 1000 + repeat
     state = None
@@ -83,23 +85,35 @@ def judge(
             network = network.to(memory_format=torch.channels_last)
         trained = _train(network, config, store, inputs, modality, mode, learn, seed, device, sentinel, after)
         steps, passes, saved = steps + trained.steps, passes + trained.passes, saved + trained.saved
-        counts, shown = _score(network, config, store, inputs, modality, test, device)
+        counts, shown = score(network, config, store, inputs, modality, test, device)
         confusion += counts
         pictures.append(shown)
-    result = _result(confusion, store, config, modality, mode, repeat) | {
+    result = result_of(confusion, store, config, modality, mode, repeat) | {
         "seconds": time.monotonic() - began,
         "drift": drift(ours, contract) if contract is not None else [],
         "encoder_passes": passes,
         "encoder_passes_saved": saved,
     }
+    keep(out, result, config, store, pictures)
+    return result
+
+
+def done(out: Path) -> dict[str, Any] | None:
+    """The result of a run that has finished."""
+    return json.loads((out / RESULT).read_text()) if (out / RESULT).exists() else None
+
+
+def keep(
+    out: Path, result: dict[str, Any], config: TransferConfig, store: PatchStore, pictures: list[dict[str, np.ndarray]]
+) -> None:
+    """Write the pictures of every turn, then the result."""
     out.mkdir(parents=True, exist_ok=True)
     if config.panels and pictures[0]:
         joined = {key: np.concatenate([shown[key] for shown in pictures]) for key in pictures[0]}
         np.savez_compressed(out / "panels.npz", scheme=store.scheme.name, **joined)
     aside = out / f".result-{os.getpid()}"
     aside.write_text(json.dumps(result))
-    aside.replace(finished)
-    return result
+    aside.replace(out / RESULT)
 
 
 def fed(
@@ -217,10 +231,14 @@ def transfer_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _score(
-    network: Segmenter, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str,
+def score(
+    network: nn.Module, config: TransferConfig, store: PatchStore, inputs: Inputs, modality: str, split: str,
     device: torch.device,
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:  # fmt: skip
+    """(confusion matrix of the store's classes, rows true; some patches as pictures) of a whole split.
+
+    network   image (B, C, H, W) -> logits (B, K, H, W) of the store's classes
+    """
     network.eval()
     confusion = Confusion(len(store.scheme), device)
     kept: dict[str, list[np.ndarray]] = {}
@@ -248,9 +266,10 @@ def _labels(batch: Batch) -> torch.Tensor:
     return batch.labels if batch.valid is None else batch.labels.masked_fill(~batch.valid, IGNORE)
 
 
-def _result(
+def result_of(
     confusion: np.ndarray, store: PatchStore, config: TransferConfig, modality: str, mode: str, repeat: int
 ) -> dict[str, Any]:
+    """The scores of a run, as its record holds them."""
     found = scores(confusion)
     return {
         "modality": modality,

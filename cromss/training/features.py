@@ -16,7 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from cromss.config import TransferConfig
 from cromss.data.augment import crops
 from cromss.data.patch import Batch
-from cromss.networks.segmenter import Segmenter, example_image, require_divisible
+from cromss.networks.segmenter import Segmenter, example_image, on_meta, require_divisible
 
 Key = tuple[str, int]  # patch id, view
 
@@ -129,10 +129,10 @@ def cached_encoder(
 def reading(network: Segmenter, channels: int) -> Reading:
     """Found by one step on the meta device, which computes shapes and no numbers: what is read gets a gradient."""
     with _Drawn() as drawn, torch.no_grad():
-        stages = functional_call(network.encoder, _on_meta(network.encoder), (example_image(channels),))
+        stages = functional_call(network.encoder, on_meta(network.encoder), (example_image(channels),))
     stages = [stage.detach().requires_grad_() for stage in stages]
     rest = nn.Sequential(network.decoder, network.head)
-    functional_call(rest, _on_meta(rest), (stages,)).sum().backward()
+    functional_call(rest, on_meta(rest), (stages,)).sum().backward()
     read = tuple(number for number, stage in enumerate(stages) if stage.grad is not None)
     return Reading(read, len(stages), drawn.random)
 
@@ -157,10 +157,6 @@ class _Drawn(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.random = self.random or torch.Tag.nondeterministic_seeded in func.tags
         return func(*args, **(kwargs or {}))
-
-
-def _on_meta(module: nn.Module) -> dict[str, Tensor]:
-    return {name: tensor.detach().to("meta") for name, tensor in module.state_dict().items()}
 
 
 def _mixes_the_batch(encoder: nn.Module) -> bool:

@@ -78,7 +78,7 @@ def transfers_per_gpu(
     bands = max(len(sensor(name).select(config.data.bands.get(name, "all"))) for name in config.judged_modalities)
     each = max(
         memory_of_transfer(config.transfer, config.model.encoder, bands, size, mode, classes)
-        for mode in config.transfer.modes
+        for mode in config.transfer.trained_modes or ("frozen",)
     )
     return max(1, min(MOST, int(gpu_memory // (PROCESS + SLACK * each))))
 

@@ -27,6 +27,17 @@ class Schedulable(Protocol):
     def epoch_of(self, step: int) -> int: ...
 
 
+class Observer(Protocol):
+    """Looks at some steps of every epoch, and says at its end what it saw."""
+
+    def __call__(self, batch: Batch, logits: dict[str, torch.Tensor], alpha: float, gamma: float) -> None: ...
+
+    def read(self) -> dict[str, float]: ...
+
+
+OBSERVED = 4  # steps at the end of every epoch but the last, of which the observer sees them all
+
+
 @dataclass
 class Meter:
     """Running means of an epoch, kept on the device until they are read."""
@@ -70,7 +81,7 @@ def fit(
     validate: Callable[[], dict[str, float]],
     at_epoch_end: Callable[[EpochEnd], None],
     say: Callable[[str], None] = lambda line: None,
-    observe: Callable[[Batch, dict[str, torch.Tensor], float, float], None] | None = None,
+    observe: Observer | None = None,
     say_every: float = 10.0,
     micro_batch: int | None = None,
     make_step: Callable[..., Step] = Step,
@@ -78,7 +89,8 @@ def fit(
     """Train from `training.step` to the end of the plan, `micro_batch` pairs at a time (None: a worker's all).
 
     `batches` must start at that step. After each epoch: validate, step the schedule on `val/loss`, call `at_epoch_end`.
-    `observe(batch, logits, alpha, gamma)` sees the last epoch's steps. Raises FloatingPointError, naming the step, for a
+    `observe(batch, logits, alpha, gamma)` sees the last steps of every epoch and all of the last epoch's; what it then
+    reads joins the epoch's metrics. Raises FloatingPointError, naming the step, for a
     loss that is not finite, before the optimizer moves.
     """
     step = make_step(training, config, inputs, classes, device, micro_batch)
@@ -91,7 +103,7 @@ def fit(
         outcome = step(batch, epoch)
         alpha, gamma = outcome.alpha, outcome.gamma
         meter.add(_parts(outcome.parts), len(batch), waited)
-        if observe and epoch == last_epoch:
+        if observe and (epoch == last_epoch or plan.epoch_of(training.step - 1 + OBSERVED) != epoch):
             observe(outcome.batch, outcome.logits, alpha, gamma)
         done = training.step >= plan.steps
         if time.monotonic() - said > say_every and not done:
@@ -108,6 +120,8 @@ def fit(
             step.finite.check()
             share_buffers(training.module)
             metrics |= validate()
+            if observe:
+                metrics |= observe.read()
             training.network.train()
             step_schedule(training.scheduler, metrics["val/loss"])
             at_epoch_end(EpochEnd(epoch, training.step, metrics, done))
@@ -187,7 +201,11 @@ def share_buffers(module: nn.Module) -> None:
 
 
 def _parts(outcome: Any) -> dict[str, torch.Tensor]:
+    if isinstance(outcome, dict):  # self-supervised: has named them itself
+        return outcome
     parts = {"loss": outcome.loss, "segmentation": outcome.segmentation, "consistency": outcome.consistency}
+    if outcome.extra is not None:
+        parts["extra"] = outcome.extra
     for name in outcome.cross_entropy:
         parts[f"{name}/cross_entropy"] = outcome.cross_entropy[name]
         parts[f"{name}/dice"] = outcome.dice[name]
@@ -217,10 +235,18 @@ def _line(
     first: int,
 ) -> str:
     eta = (time.monotonic() - began) / max(step - first, 1) * (plan.steps - step)
+    labelled = "train/segmentation" in metrics
+    parts = (
+        (
+            f"(seg {metrics['train/segmentation']:.3f} cons {metrics['train/consistency']:.3f})  "
+            f"alpha {alpha:.2f} gamma {gamma:.2f}  "
+        )
+        if labelled
+        else ""
+    )
     return (
         f"epoch {epoch + 1}  step {step}/{plan.steps}  loss {metrics['train/loss']:.3f} "
-        f"(seg {metrics['train/segmentation']:.3f} cons {metrics['train/consistency']:.3f})  "
-        f"alpha {alpha:.2f} gamma {gamma:.2f}  {metrics['perf/patches_per_s']:.0f} patches/s  "
+        f"{parts}{metrics['perf/patches_per_s']:.0f} patches/s  "
         f"data wait {100 * metrics['perf/data_wait']:.0f} %  ETA {_clock(eta)}"
     )
 

@@ -71,3 +71,18 @@ def auroc(score: np.ndarray, positive: np.ndarray) -> float:
         return float("nan")
     ranks = rankdata(np.asarray(score, np.float64).ravel())
     return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
+
+
+def average_precision(score: np.ndarray, positive: np.ndarray) -> float:
+    """Area under the precision-recall curve, as steps: sum over the distinct scores, falling, of (gain in recall) x precision.
+
+    Pixels that tie are found together. NaN without a positive pixel; the share of positives where all tie.
+    """
+    score, positive = np.asarray(score).ravel(), np.asarray(positive, bool).ravel()
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-score, kind="stable")
+    found = np.cumsum(positive[order], dtype=np.float64)
+    last = np.append(np.flatnonzero(np.diff(score[order])), score.size - 1)  # of every run of ties
+    found, looked = found[last], last + 1.0
+    return float((np.diff(found, prepend=0.0) * found / looked).sum() / found[-1])

@@ -11,6 +11,7 @@ from torch import nn
 from torch.func import functional_call
 
 from cromss.config import RunConfig
+from cromss.networks.segmenter import on_meta
 from cromss.training.footprint import Alive
 from cromss.training.state import autocast, device_precision
 
@@ -69,7 +70,7 @@ def choose(
 
 def needed(network: nn.Module, channels: dict[str, int], size: tuple[int, int], dtype: torch.dtype) -> Need:
     """Counted at the peak of passes over two and four pairs, on the meta device: nothing is computed."""
-    state = {name: tensor.detach().to("meta") for name, tensor in network.state_dict().items()}
+    state = on_meta(network)
     weights = {name for name, _ in network.named_parameters()}
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     state = {name: tensor.requires_grad_(name in weights) for name, tensor in state.items()}

@@ -1,5 +1,7 @@
 """Arrays behind the report's panels: what the network saw, trusted and predicted."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,75 @@ def pretraining_panels(
         arrays[f"entropy_weights_{name}"] = outcome.entropy_weights[name].half().cpu().numpy()
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path, **arrays)
+
+
+class Selection:
+    """The selection as it comes about: `selection.npz`, a few validation patches with what the network predicts, trusts (F')
+    and weighs (W) after `FRAMES` epochs spread evenly over the run, alpha as it then is.
+
+    epochs (k,)   1 = after the first
+    label_weights_<m>, confidence_<m>, prediction_<m>   (patches, k, H, W)
+    Beside them rgb, s1, label, clean (where known), ids and scheme, as in `panels.npz`. A run that is resumed goes on in the
+    same file.
+    """
+
+    FRAMES, PATCHES = 6, 4
+
+    def __init__(self, path: Path, store: PatchStore, config: RunConfig, inputs: Inputs, folds: Sequence[int]) -> None:
+        self.path, self._config, self._inputs = path, config, inputs
+        self._store, self._folds = store, tuple(folds)
+        self._batch: Batch | None = None
+        last = config.optim.epochs - 1
+        self._due = {round(k * last / (self.FRAMES - 1)) for k in range(self.FRAMES)}
+
+    @torch.no_grad()
+    def __call__(self, epoch: int, network: torch.nn.Module, device: torch.device) -> None:
+        """`epoch` (from 0 on) has ended; the network is left in the mode that it was in."""
+        if epoch not in self._due:
+            return
+        if self._batch is None:
+            rows = open_rows(self._store, split="train", folds=self._folds, batch_size=32, clean=self._store.has_clean)
+            first = next(iter(rows))
+            few = np.linspace(0, len(first) - 1, min(self.PATCHES, len(first))).round().astype(int)
+            self._batch = centre_crop(_rows(first, few.tolist()), self._config.data.augment.crop)
+        objective, training = self._config.objective, network.training
+        moved = self._batch.with_bands(self._inputs.bands).to(device)
+        network.eval()
+        with torch.compiler.set_stance("force_eager"):  # six small batches are not worth a compilation
+            logits = {name: z.float() for name, z in network(self._inputs(moved)).items()}
+        network.train(training)
+        outcome = CrossModalObjective(objective.model_copy(update={"scope": "batch"}))(
+            logits, moved.labels, alpha=objective.alpha_at(epoch, self._config.ramp_epochs),
+            gamma=objective.gamma_at(epoch, self._config.ramp_epochs), valid=moved.valid, clean=moved.clean,
+        )  # fmt: skip
+        frame = {}
+        for name, z in logits.items():
+            frame[f"prediction_{name}"] = z.argmax(1).byte().cpu().numpy()
+            frame[f"label_weights_{name}"] = outcome.label_weights[name].half().cpu().numpy()
+            frame[f"confidence_{name}"] = outcome.confidence[name].half().cpu().numpy()
+        self._append(epoch + 1, frame)
+
+    def _append(self, epoch: int, frame: dict[str, np.ndarray]) -> None:
+        """The frames of the epochs before, and this one; whole or not at all."""
+        batch, kept, before = self._batch, 0, {}
+        if self.path.exists():
+            with np.load(self.path) as archive:
+                before = {key: archive[key] for key in ("epochs", *frame)}
+            kept = int((before["epochs"] < epoch).sum())
+        epochs = [*(before["epochs"][:kept] if kept else ()), epoch]
+        arrays = {
+            key: np.concatenate([before[key][:, :kept], image[:, None]], axis=1) if kept else image[:, None]
+            for key, image in frame.items()
+        }
+        if batch.clean is not None:
+            arrays["clean"] = batch.clean.numpy()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        aside = self.path.with_name(f".{self.path.stem}-{os.getpid()}.npz")
+        np.savez_compressed(
+            aside, **views(batch, self._store), label=batch.labels.numpy(), ids=np.array(batch.ids),
+            scheme=self._store.scheme.name, epochs=np.array(epochs, np.int64), **arrays,
+        )  # fmt: skip
+        aside.replace(self.path)
 
 
 def views(batch: Batch, store: PatchStore) -> dict[str, np.ndarray]:

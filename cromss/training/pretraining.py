@@ -2,6 +2,7 @@
 
 <out>/checkpoints/step-*/      what a resume needs (scaling.checkpoints: elsewhere, for example in a bucket)
 <out>/encoders/<modality>.safetensors, with their cards
+<out>/segmenter.safetensors     the whole network, with what rebuilds it
 <out>/panels.npz               what the network saw, trusted and predicted on a few patches
 <out>/pretraining.json         the end of the story, written last
 """
@@ -12,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -27,16 +29,18 @@ from cromss.data.plan import Plan, select
 from cromss.data.store import PatchStore
 from cromss.data.stream import open_batches, open_rows
 from cromss.files import Folder
+from cromss.landcover import class_map
 from cromss.networks.encoders import EncoderCard, save_encoder
-from cromss.training import checkpoint
+from cromss.training import checkpoint, segmenter_file, selfsupervised, warmstart
 from cromss.training.loop import EpochEnd, evaluate, fit, make_scheduler
 from cromss.training.microbatch import choose
 from cromss.training.noise import NoiseMeter
-from cromss.training.pictures import pretraining_panels
+from cromss.training.pictures import Selection, pretraining_panels
 from cromss.training.probe import probe
 from cromss.training.rows import journalled
 from cromss.training.sentinel import Sentinel
 from cromss.training.state import Inputs, Training
+from cromss.training.step import Step, averaged
 
 FEW = 8  # places: a validation loss of fewer says little
 
@@ -77,6 +81,8 @@ def check_together(config: RunConfig, store: PatchStore, downstream: PatchStore)
         if modality in config.judged_modalities and modality in downstream.contracts:
             theirs = downstream.contract(modality).select(contract.bands, str(downstream.path))
             require_same(contract, str(store.path), theirs, str(downstream.path), encoding=False)
+    if "zero_shot" in config.transfer.modes and config.pretraining.reads_labels:
+        class_map(store.scheme, downstream.scheme)
 
 
 def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ...]]:
@@ -109,12 +115,27 @@ def make_plan(config: RunConfig, store: PatchStore) -> tuple[Plan, tuple[int, ..
     return plan, held
 
 
-def build(config: RunConfig, inputs: Inputs, classes: int) -> torch.nn.Module:
-    """The run's network with its seeded initial weights."""
+def build(config: RunConfig, inputs: Inputs, classes: int, places: int = 2**31) -> torch.nn.Module:
+    """The run's network with its seeded initial weights; `places` of an epoch, which bound a queue of patches."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         channels = {name: len(bands) for name, bands in inputs.bands.items()}
-        return config.model.fusion.build(config.model, channels, classes)
+        if config.pretraining.reads_labels:
+            return config.model.fusion.build(config.model, channels, classes)
+        return config.pretraining.build(config.model, channels, places)
+
+
+def check_network(config: RunConfig, store: PatchStore) -> None:
+    """What the network needs beside the data: a library, encoders to begin from, the whole batch. Raises ValueError."""
+    if config.pretraining.reads_labels:
+        warmstart.check(config, contracts_for(config, store))
+        return
+    config.pretraining.require()
+    if isinstance(config.scaling.micro_batch, int):
+        raise ValueError(
+            f"scaling.micro_batch={config.scaling.micro_batch}: pretraining.kind={config.pretraining.kind} needs the company "
+            f"of the whole batch; set it to null, or lower optim.batch_size"
+        )
 
 
 def run(
@@ -137,12 +158,16 @@ def run(
     device = torch.device(device)
     inputs, classes = inputs_for(config, store), len(store.scheme)
     plan, held = make_plan(config, store)
-    network = build(config, inputs, classes).to(device)
+    labelled = config.pretraining.reads_labels
+    check_network(config, store)
+    network = build(config, inputs, classes, plan.rows)
+    warmstart.begin(network, config)
+    network = network.to(device)
     micro_batch = choose(
         config, network, {name: len(bands) for name, bands in inputs.bands.items()}, config.optim.batch_size // world,
         (config.data.augment.crop,) * 2 if config.data.augment.crop else store.size, device,
         say if rank == 0 else lambda line: None,
-    )  # fmt: skip
+    ) if labelled else None  # fmt: skip
     training = start(config, network, world)
     past = _resume(training, config, store, out, say if rank == 0 else lambda line: None)
     if training.step >= plan.steps and (out / "pretraining.json").exists():
@@ -150,14 +175,17 @@ def run(
 
     if rank == 0:
         say(_plan_line(plan, held, store))
-    noise = NoiseMeter(config.objective)
+    noise = NoiseMeter(config.objective) if labelled else None
     probes = _probe_data(config, store, downstream, inputs) if rank == 0 else None
+    selection = Selection(out / "selection.npz", store, config, inputs, held) if rank == 0 and labelled else None
     seen = dict(past.get("metrics", {}))
     began = time.monotonic() - past.get("seconds", 0.0)
 
     def validate() -> dict[str, float]:
         rows = open_rows(store, split="train", folds=held, batch_size=min(32, config.optim.batch_size),
                          bands=inputs.bands, rank=rank, world=world, clean=store.has_clean)  # fmt: skip
+        if not labelled:
+            return selfsupervised.evaluate(training.module, rows, config, inputs, device=device)
         return evaluate(training.module, rows, config, inputs, classes=classes, device=device)
 
     def at_epoch_end(end: EpochEnd) -> None:
@@ -170,13 +198,15 @@ def run(
             if (end.epoch + 1) % config.scaling.checkpoint_epochs == 0 or end.last:
                 _save(training, config, store, out, {"metrics": seen, "seconds": time.monotonic() - began})
             journal(end.step, metrics, end.epoch + 1)
+            if selection:
+                selection(end.epoch, training.module, device)
         if due:  # on every rank alike: reporting is a barrier
             report({**metrics, "epoch": end.epoch + 1})
 
     if training.step < plan.steps:
         batches = open_batches(
             store, plan, rank=rank, world=world, start_step=training.step, bands=inputs.bands, reader=config.data.reader,
-            clean=store.has_clean, seasons=config.objective.smoothing.kind != "none",
+            clean=store.has_clean, seasons=labelled and config.objective.smoothing.kind != "none",
         )  # fmt: skip
         if config.data.sentinel:
             sentinel = Sentinel(
@@ -188,13 +218,14 @@ def run(
         fit(
             training, batches, plan, config, inputs, classes=classes, device=device, validate=validate,
             at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise, micro_batch=micro_batch,
+            make_step=Step if labelled else partial(selfsupervised.SelfSupervisedStep, steps=plan.steps),
         )  # fmt: skip
     result = {
         "steps": plan.steps,
         "dropped_rows": plan.dropped,
         "seconds": time.monotonic() - began,
         "final": seen,
-        "noise": noise.result(),
+        "noise": noise.result() if noise else None,
         "device": str(device.type),
         "workers": world,
         "quarantined": [asdict(lost) for lost in store.without],
@@ -229,7 +260,8 @@ def start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
     if scaling.channels_last:  # convolutions run 15 to 35 % faster, on CPU too
         network = network.to(memory_format=torch.channels_last)
     network.side_by_side = scaling.branches == "streams"
-    if scaling.compiles("networks", device):
+    average = averaged(config, network) if config.pretraining.reads_labels else None
+    if scaling.compiles("networks", device) and config.pretraining.reads_labels:  # lightly's queue does not compile
         torch._dynamo.config.suppress_errors = True  # where no compiler is found the eager network runs, with a warning
         network.compile()
     # Buffers are shared before evaluation and saving only (loop.share_buffers): each worker's BatchNorm sees its own batch.
@@ -238,10 +270,11 @@ def start(config: RunConfig, network: torch.nn.Module, world: int) -> Training:
         wrapped = DistributedDataParallel(
             network, broadcast_buffers=False, bucket_cap_mb=scaling.bucket_mb, gradient_as_bucket_view=True
         )
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(
-        network.parameters(), config.optim.lr, weight_decay=config.optim.weight_decay, fused=scaling.fused_adam
+        trained, config.optim.lr, weight_decay=config.optim.weight_decay, fused=scaling.fused_adam
     )
-    return Training(wrapped, optimizer, make_scheduler(optimizer, config.optim.schedule))
+    return Training(wrapped, optimizer, make_scheduler(optimizer, config.optim.schedule), average=average)
 
 
 # --- resume -----------------------------------------------------------------------------------------------------------
@@ -302,7 +335,8 @@ def _is_json(value: Any) -> bool:
 
 
 def _identity(config: RunConfig, store: PatchStore) -> dict[str, Any]:
-    return config.identity() | {"store": store.digest}
+    begun = {f"warm_start.{modality}": digest for modality, digest in warmstart.digests(config).items()}
+    return config.identity() | {"store": store.digest} | begun
 
 
 def _same_run(theirs: dict[str, Any], ours: dict[str, Any], config: RunConfig, out: Path) -> None:
@@ -374,13 +408,15 @@ def _finish(
             bands=contract.bands,
             scaling=inputs.scaling,
             contract=contract,
-            method=f"{config.objective.method.kind}-{config.model.fusion.kind}",
+            method=config.pretraining.title or f"{config.objective.method.kind}-{config.model.fusion.kind}",
             store=store.digest,
             epoch=config.optim.epochs,
             seed=config.seed,
         )
         save_encoder(out / "encoders" / f"{modality}.safetensors", training.module.encoder(modality), card)
-    pretraining_panels(out / "panels.npz", training.module, store, config, inputs, device)
+    if config.pretraining.reads_labels:
+        segmenter_file.save(out, training.module, segmenter_file.card(config, contracts_for(config, store), store))
+        pretraining_panels(out / "panels.npz", training.module, store, config, inputs, device)
     aside = out / f".pretraining-{os.getpid()}"
     aside.write_text(json.dumps(result))
     aside.replace(out / "pretraining.json")

@@ -1,6 +1,7 @@
 """One optimizer step over a worker's batch. The device is given work and asked for nothing: whether the loss was finite is
 read by the host one step later (`Finite`), while the next step is being computed."""
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -39,6 +40,8 @@ class Step:
         self.training, self.config, self.inputs, self.classes, self.device = training, config, inputs, classes, device
         self.micro_batch = micro_batch
         self.objective = objective_of(config, device)
+        self.decay = config.objective.method.averages
+        assert self.decay is None or training.average is not None, "pretraining.start makes what the method asks for"
         self.finite = Finite(training.optimizer, device)
         self._shares: dict[int, tuple[Tensor, Tensor]] = {}
         self._layout_checked = False
@@ -54,6 +57,7 @@ class Step:
         self.finite.admit(parts.loss, self.training.step, batch.ids)
         self.training.optimizer.step()
         self.training.step += 1
+        self._average()
         return Outcome(batch, {name: z.detach() for name, z in logits.items()}, parts, alpha, gamma)
 
     def shares(self, epoch: int) -> tuple[float, float]:
@@ -69,6 +73,14 @@ class Step:
             }
         return self._shares[epoch]
 
+    @torch.no_grad()
+    def _average(self) -> None:
+        """The running mean of the weights, one step further. The first steps forget their random beginning sooner."""
+        if self.decay is not None:
+            kept = min(self.decay, 1 - 1 / (self.training.step + 1))
+            means, weights = self.training.average.parameters(), self.training.module.parameters()
+            torch._foreach_lerp_(list(means), list(weights), 1 - kept)
+
     def _check_layout(self) -> None:
         """A fused optimizer walks weight and gradient in memory order: laid out unlike, they would be silently mixed up."""
         if not self._layout_checked and self.finite.fused:
@@ -78,11 +90,21 @@ class Step:
                 )
         self._layout_checked = True
 
-    def _judged(self, logits: dict[str, Tensor], batch: Batch, alpha: Tensor, gamma: Tensor) -> ObjectiveParts:
+    def _judged(
+        self, logits: dict[str, Tensor], batch: Batch, alpha: Tensor, gamma: Tensor, pieces: list[Batch]
+    ) -> ObjectiveParts:
         targets = self.config.objective.smoothing(batch.labels, batch.seasons, self.classes)
+        average = {} if self.decay is None else {"average": self._averaged(pieces)}
         return self.objective(
-            logits, batch.labels, alpha=alpha, gamma=gamma, targets=targets, valid=batch.valid, clean=batch.clean
-        )
+            logits, batch.labels, alpha=alpha, gamma=gamma, targets=targets, valid=batch.valid, clean=batch.clean,
+            **average,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _averaged(self, pieces: list[Batch]) -> dict[str, Tensor]:
+        """What the network of averaged weights says of the same images."""
+        said = [self._forward(self.training.average, piece) for piece in pieces]
+        return {name: torch.cat([logits[name] for logits in said]) for name in said[0]}
 
     def _forward(self, network: nn.Module, batch: Batch) -> dict[str, Tensor]:
         images = self.inputs(batch)
@@ -93,7 +115,7 @@ class Step:
 
     def _whole(self, batch: Batch, alpha: Tensor, gamma: Tensor) -> tuple[dict[str, Tensor], ObjectiveParts]:
         logits = self._forward(self.training.network, batch)
-        parts = self._judged(logits, batch, alpha, gamma)
+        parts = self._judged(logits, batch, alpha, gamma, [batch])
         parts.loss.backward()
         return logits, parts
 
@@ -111,7 +133,7 @@ class Step:
                 states.append(_random_state(self.device))
                 found.append(self._forward(self.training.module, piece))
         logits = {name: torch.cat([z[name] for z in found]).requires_grad_() for name in found[0]}
-        parts = self._judged(logits, batch, alpha, gamma)
+        parts = self._judged(logits, batch, alpha, gamma, pieces)
         parts.loss.backward()
         rows = [len(piece) for piece in pieces]
         gradients = {name: z.grad.split(rows) for name, z in logits.items()}
@@ -180,11 +202,28 @@ class Finite:
 
 
 def objective_of(config: RunConfig, device: torch.device) -> Callable[..., ObjectiveParts]:
-    """The run's objective: as the paper reads or, where `scaling.compile` says so, as a compiler likes it."""
-    if config.scaling.compiles("objective", device):
+    """The run's objective: as the paper reads or, where `scaling.compile` says so and the method's gradient is written
+    down, as a compiler likes it."""
+    if config.scaling.compiles("objective", device) and config.objective.method.closed_form:
         torch._dynamo.config.suppress_errors = True  # without a compiler the stages run as they are, with a warning
         return FusedObjective(config.objective)
     return CrossModalObjective(config.objective)
+
+
+def averaged(config: RunConfig, network: nn.Module) -> nn.Module | None:
+    """What begins as `network` and follows its weights, where the method asks for one (`Training.average`).
+
+    Dropout is off, as in evaluation, but BatchNorms take the statistics of the batch, as in training: a shared decoder's
+    running ones are a blend of the modalities, which fits neither. Nothing of it is ever trained.
+    """
+    if config.objective.method.averages is None:
+        return None
+    average = copy.deepcopy(network).requires_grad_(False).eval()
+    for norm in average.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+            norm.train()
+            norm.momentum = 0.0  # what was counted before stays as it is, read by nobody
+    return average
 
 
 def _pieces(batch: Batch, rows: int) -> Iterator[Batch]:

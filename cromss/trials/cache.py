@@ -13,10 +13,11 @@ from typing import Any
 
 import cromss
 from cromss.config import RunConfig
+from cromss.training.warmstart import digests as warm_starts
 
 STALE = 90.0  # seconds without a heartbeat after which a claim counts as left behind by a killed process
 SOURCES = ("objective", "networks", "data", "training")  # what the result of a pretraining depends on
-ARTEFACTS = ("encoders", "panels.npz", "pretraining.json")
+ARTEFACTS = ("encoders", "segmenter.safetensors", "panels.npz", "selection.npz", "pretraining.json")
 
 
 def sources_digest() -> str:
@@ -30,7 +31,8 @@ def sources_digest() -> str:
 def pretraining_key(config: RunConfig, world: list[str]) -> str:
     """The address of a pretraining: configuration without inert keys, with its seed, and `world`: what else the result
     depends on (digest of the store, digest of the sources, torch version, kind of device)."""
-    return _hash([config.identity(), world])
+    begun = warm_starts(config)  # another file under the same name is another beginning
+    return _hash([config.identity(), world, *([begun] if begun else [])])
 
 
 def trial_key(config: RunConfig, world: list[str], downstream_digest: str) -> str:

@@ -4,20 +4,23 @@ import json
 import time
 import traceback
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cromss.config import RunConfig, resolve
 from cromss.journal import read_json, write_json
+from cromss.provenance import collect
 from cromss.settings import leaves
 from cromss.trials.arms import arm
 from cromss.trials.cache import trial_key
 from cromss.trials.resources import Budget
 from cromss.trials.spending import is_cut
 from cromss.trials.work import REAL, Work
+from cromss.trials.worlds import World, Worlds
 
-RESERVED = ("arm",)  # keys of a sample that are no configuration
+RESERVED = ("arm", "world")  # keys of a sample that are no configuration
+SYNTHETIC = "synthetic"  # folder of the synthetic Earths under OUT
 
 
 @dataclass(frozen=True)
@@ -33,6 +36,17 @@ class Setting:
     world: list[str]  # store, sources, torch, device: what a pretraining's address depends on beside its configuration
     downstream_digest: str
     work: Work = REAL
+    worlds: Worlds | None = None  # where every trial has its own ground; `data` and `downstream` are then the first's
+
+    def of(self, sample: dict[str, Any], seed: int) -> tuple["Setting", World | None]:
+        """The setting of a sample on its own world, and that world; without worlds, this setting. Makes no store. Raises
+        ValueError for an invalid world."""
+        if self.worlds is None:
+            return self, None
+        world = self.worlds.of(sample, seed)
+        data, downstream = world.pretraining, world.downstream
+        own = {"data": str(data.path), "downstream": str(downstream.path), "downstream_digest": downstream.digest}
+        return replace(self, **own, world=[data.digest, *self.world[1:]]), world
 
 
 def config_of(sample: dict[str, Any], base: dict[str, Any]) -> RunConfig:
@@ -45,7 +59,10 @@ def config_of(sample: dict[str, Any], base: dict[str, Any]) -> RunConfig:
 def record_of(sample: dict[str, Any], setting: Setting) -> dict[str, Any]:
     """The trial's record (trial.json) as it stands before it runs. Raises ValueError for an invalid sample."""
     config = config_of(sample, setting.base)
-    varied = {key: value for key, value in leaves(sample).items() if key not in (*RESERVED, "seed")}
+    setting, world = setting.of(sample, config.seed)
+    varied = leaves({key: value for key, value in sample.items() if key not in (*RESERVED, "seed")})
+    if world:
+        varied |= setting.worlds.parameters(sample)
     return {
         "key": trial_key(config, setting.world, setting.downstream_digest),
         "arm": arm(sample["arm"]).label if "arm" in sample else _arm(config),
@@ -56,22 +73,33 @@ def record_of(sample: dict[str, Any], setting: Setting) -> dict[str, Any]:
         "config": config.model_dump(mode="json"),
         "parameters": varied | _single(config),
         "command": setting.command,
+        "provenance": collect(
+            seed=config.seed,
+            device=setting.world[-1],
+            data=setting.data,
+            downstream=setting.downstream,
+            store_digest=setting.world[0],
+            downstream_digest=setting.downstream_digest,
+        ),
         "downstream": [],
+        **({"world": setting.worlds.told(sample, config.seed)} if world else {}),
     }
 
 
 def _arm(config: RunConfig) -> str:
     """The row that a configuration belongs to in the paper's table."""
-    if config.pretraining.kind != "pretrain":
-        return config.pretraining.kind
+    if not config.pretraining.reads_labels:
+        return config.pretraining.title
     fusion = {"single": "single-modal", "middle": "midF", "late": "lateF"}[config.model.fusion.kind]
-    method = {"cromss": "CromSS-", "oracle": "oracle-", "plain": ""}[config.objective.method.kind]
-    return f"{method}{fusion}"
+    title = config.objective.method.title
+    return f"{title}-{fusion}" if title else fusion
 
 
 def _single(config: RunConfig) -> dict[str, Any]:
-    fusion = config.model.fusion
-    return {"model.fusion.modality": fusion.modality} if fusion.kind == "single" else {}
+    fusion, pretraining = config.model.fusion, config.pretraining
+    single = {"model.fusion.modality": fusion.modality} if fusion.kind == "single" else {}
+    # MoCo of this run, or imported: the row is the same
+    return single | ({} if pretraining.kind in ("pretrain", "random") else {"pretraining.kind": pretraining.kind})
 
 
 def run_trial(sample: dict[str, Any], setting: Setting) -> None:
@@ -84,12 +112,16 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
     if (before := read_json(folder / "trial.json")) and _settled(before, record):
         ray.tune.report(_reported(before))
         return
-    # which line of the ledger this attempt is, and what its parts took in seconds
-    record["clock"] = clock = {"attempt": ray.tune.get_context().get_trial_id(), "began": time.time()}
+    # which line of the ledger this attempt is, what it holds, and what its parts took in seconds
+    held = {"devices": setting.budget.devices, "unit": setting.budget.unit}
+    record["clock"] = clock = {"attempt": ray.tune.get_context().get_trial_id(), "began": time.time(), **held}
     began = time.monotonic()
     write_json(folder / "trial.json", record)
     try:
         config = resolve(record["config"])
+        setting, world = setting.of(sample, config.seed)
+        if world:
+            _, clock["stores"] = _timed(_made, world, config)
         pretrained, clock["pretraining"] = _timed(setting.work.pretrain, config, setting, folder, record["key"])
         record |= {"final": pretrained.get("final", {}), "noise": pretrained.get("noise"), "pretraining": pretrained}
         write_json(folder / "trial.json", record)
@@ -110,6 +142,13 @@ def _settled(before: dict[str, Any], record: dict[str, Any]) -> bool:
     """Whether an earlier attempt has said the last word: done, or stopped early where trials still are."""
     stops_early = record["config"]["sweep"]["stopping"]["kind"] != "none"
     return before["status"] == "done" or (before["status"] == "stopped" and not is_cut(before) and stops_early)
+
+
+def _made(world: World, config: RunConfig) -> None:
+    """The stores that this trial reads."""
+    world.downstream.make()
+    if config.pretraining.trains:
+        world.pretraining.make()
 
 
 def _timed(part: Callable[..., Any], *given: Any) -> tuple[Any, float]:

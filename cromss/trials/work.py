@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def pretrain(config: RunConfig, setting: "Setting", folder: Path, key: str) -> dict[str, Any]:
     """The content of `pretraining.json`; nothing for encoders that are not pretrained here."""
-    if config.pretraining.kind != "pretrain":
+    if not config.pretraining.trains:
         return {}
     from cromss.pretrain import QUARANTINE, pretrain
 

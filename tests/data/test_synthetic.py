@@ -8,18 +8,21 @@ import pytest
 from scipy.spatial import cKDTree
 
 from cromss.data.synthetic import (
+    BorderDisplacement,
     ClassConfusion,
     Clean,
     DynamicWorld,
+    MissingObjects,
     Model,
     Optical,
     Radar,
+    SeasonSwap,
     Symmetric,
     SyntheticEarth,
     describe_noise,
 )
-from cromss.data.synthetic.imagery import make_cover, radar
-from cromss.data.synthetic.scene import BIOMES, Scene
+from cromss.data.synthetic.imagery import ASCENDING, DESCENDING, RELIEF_DB, make_cover, radar
+from cromss.data.synthetic.scene import BIOMES, Scene, make_scene
 from cromss.landcover import DYNAMIC_WORLD, IGNORE
 from cromss.sensors import SENSORS
 from cromss.settings import Settings, validate
@@ -36,7 +39,7 @@ def same(one, other):
         one.patch_id == other.patch_id
         and (one.label == other.label).all()
         and (one.clean == other.clean).all()
-        and all((one.images[name] == other.images[name]).all() for name in SENSORS)
+        and all((one.images[name] == other.images[name]).all() for name in one.images)
     )
 
 
@@ -75,7 +78,7 @@ def test_changing_the_noise_or_one_sensor_leaves_the_other_pixels_alone():
     plain, noisy = world(places=3, noise=Clean()), world(places=3, noise=DynamicWorld(rate=0.5))
     blurred = world(places=3, noise=Clean(), radar=Radar(looks=1.0))
     for a, b, c in zip(plain, noisy, blurred, strict=True):
-        assert all((a.images[name] == b.images[name]).all() for name in SENSORS)
+        assert all((a.images[name] == b.images[name]).all() for name in a.images)
         assert (a.images["s2"] == c.images["s2"]).all()
         assert (a.images["s1"] != c.images["s1"]).any()
 
@@ -128,6 +131,110 @@ def test_uniform_noise_hits_its_rate_and_is_independent_over_the_seasons(noise):
     assert measured.every_season == pytest.approx(0.4**4, abs=0.008)
 
 
+KINDS = {
+    "symmetric": Symmetric(rate=0.3, region=8.0),
+    "class_confusion": ClassConfusion(rate=0.3),
+    "dynamic_world": DynamicWorld(rate=0.3),
+    "border_displacement": BorderDisplacement(rate=0.3),
+    "missing_objects": MissingObjects(rate=0.3),
+    "season_swap": SeasonSwap(rate=0.3),
+    "model": Model(),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_noise_touches_an_image_or_the_truth(kind):
+    clean, noisy = world(places=3, noise=Clean()), world(places=3, noise=KINDS[kind])
+    for one, other in zip(clean, noisy, strict=True):
+        assert all((one.images[name] == other.images[name]).all() for name in one.images)
+        assert (one.clean == other.clean).all()
+    assert any((one.label != other.label).any() for one, other in zip(clean, noisy, strict=True))
+
+
+@pytest.mark.parametrize("kind", sorted(KINDS.keys() - {"model", "dynamic_world"}))
+def test_at_rate_0_the_labels_are_the_truth(kind):
+    noise = KINDS[kind].model_copy(update={"rate": 0.0})
+    assert all((patch.label == patch.clean).all() for patch in world(places=6, noise=noise))
+
+
+# (rate, how far all in all it may be off): scenes with few borders or objects fall short, never the others
+REACHED = [
+    *((BorderDisplacement, rate, off) for rate, off in ((0.1, 0.01), (0.2, 0.015), (0.4, 0.04))),
+    *((MissingObjects, rate, off) for rate, off in ((0.2, 0.02), (0.4, 0.04), (0.5, 0.06))),
+    *((SeasonSwap, rate, 0.002) for rate in (0.2, 0.4, 0.8)),
+    *((Symmetric, rate, 0.005) for rate in (0.2, 0.6, 0.8)),
+    *((ClassConfusion, rate, 0.005) for rate in (0.2, 0.6, 0.8)),
+]
+
+
+@cache
+def scenes():
+    return [make_scene(np.random.default_rng([5, number]), 64).classes for number in range(80)]
+
+
+def corrupted(noise, clean, seasons=2, seed=0):
+    hidden, unseen = np.zeros((seasons, *clean.shape), bool), np.empty((seasons, 13, *clean.shape), np.uint16)
+    return noise.corrupt(clean, unseen, hidden, np.random.default_rng(seed))
+
+
+@pytest.mark.parametrize(("kind", "rate", "off"), REACHED)
+def test_noise_hits_the_rate_it_is_given_over_many_scenes(kind, rate, off):
+    noise = kind(rate=rate)
+    shares = [(corrupted(noise, clean, seed=n) != clean).mean() for n, clean in enumerate(scenes())]
+    assert np.mean(shares) == pytest.approx(rate, abs=off)
+
+
+@pytest.mark.parametrize(
+    ("kind", "rate"), [("border_displacement", 0.5), ("missing_objects", 0.6), ("season_swap", 0.9)]
+)
+def test_a_rate_beyond_what_a_kind_can_do_is_refused_by_name_with_the_way_out(kind, rate):
+    with pytest.raises(ValueError, match=rf"noise.rate={rate}: must lie in .* for {kind}: .*take symmetric"):
+        validate(SyntheticEarth, {"noise": {"kind": kind, "rate": rate}})
+
+
+def test_displaced_borders_are_wrong_near_borders_and_nowhere_else():
+    """Two halves: what is wrong lies within a few pixels of the border, and is the other half."""
+    clean = np.zeros((64, 64), np.uint8)
+    clean[:, 32:] = 6
+    wrong = corrupted(BorderDisplacement(rate=0.05), clean, seasons=20) != clean
+    columns = wrong.mean((0, 1))
+    assert columns[24:40].sum() > 0.95 * columns.sum()
+    assert columns[:20].sum() + columns[44:].sum() < 0.02 * columns.sum()
+
+
+def test_missing_objects_are_whole_and_the_small_ones_go_first():
+    """Three squares of 2, 6 and 20 pixels on grass: asked for about the first two, those two vanish as a whole."""
+    clean = np.full((64, 64), 2, np.uint8)
+    squares = [np.s_[5:7, 5:7], np.s_[20:26, 20:26], np.s_[40:60, 40:60]]
+    for square in squares:
+        clean[square] = 6
+    labels = corrupted(MissingObjects(rate=40 / 64**2), clean, seasons=20)
+    gone = np.array([[(label[square] == 2).mean() for square in squares] for label in labels])
+    assert set(np.unique(gone)) <= {0.0, 1.0}
+    assert gone.mean(0)[0] == 1.0
+    assert gone.mean(0)[1] > 0.9
+    assert gone.mean(0)[2] == 0.0
+
+
+def test_missing_objects_meet_the_rate_on_average_where_the_last_one_is_too_large():
+    """One square of .25 of the tile, a tenth asked for: it vanishes in two maps of five."""
+    clean = np.full((32, 32), 2, np.uint8)
+    clean[8:24, 8:24] = 6
+    labels = corrupted(MissingObjects(rate=0.1), clean, seasons=2000)
+    assert (labels != clean).mean() == pytest.approx(0.1, abs=0.01)
+
+
+def test_a_swapped_season_shows_whole_regions_of_another_land():
+    """Wrong pixels have wrong neighbours, and the wrong classes are coherent: no salt and pepper."""
+    clean = scenes()[3]
+    labels = corrupted(SeasonSwap(rate=0.3), clean, seasons=8)
+    wrong = labels != clean
+    both = (wrong[:, 1:] & wrong[:, :-1]).mean() / wrong.mean()
+    assert both > 0.7  # of independent pixels it would be .3
+    same = (labels[:, 1:] == labels[:, :-1])[wrong[:, 1:] & wrong[:, :-1]].mean()
+    assert same > 0.7
+
+
 def test_noise_of_a_model_is_systematic():
     measured = describe_noise(world(places=24, noise=Model()))
     assert 0.2 < measured.rate < 0.45
@@ -151,10 +258,10 @@ def test_classes_are_readable_in_sentinel2_better_than_in_sentinel1_and_there_be
 @pytest.mark.parametrize("name", SENSORS)
 def test_the_eight_bit_encoding_neither_saturates_nor_starves(name):
     sensor = SENSORS[name]
-    codes = np.stack([sensor.encode(patch.images[name], sensor.bands) for patch in world()])
+    codes = np.stack([sensor.encode(patch.images[name], sensor.bands) for patch in world(descending=name == "s1d")])
     assert ((codes == 0) | (codes == 255)).mean((0, 2, 3)).max() < 0.05
     assert codes.std((0, 2, 3)).min() > 15
-    assert all(patch.images[name].shape == (len(sensor.bands), 64, 64) for patch in world())
+    assert codes.shape[1:] == (len(sensor.bands), 64, 64)
 
 
 def test_speckle_has_the_looks_asked_for():
@@ -247,3 +354,29 @@ def test_the_noise_report_counts_by_hand():
     assert (report.pixels, report.rate, report.every_season) == (7, pytest.approx(2 / 7), pytest.approx(1 / 3))
     assert report.per_class == {"a": pytest.approx(0.5), "b": 0.0}
     assert report.unlabelled == pytest.approx(1 / 8)
+
+
+def test_the_descending_orbit_is_another_look_at_the_same_ground_and_changes_nothing_else():
+    one, both = world(places=6), world(places=6, descending=True)
+    assert SyntheticEarth().modalities == ("s1", "s2")
+    assert SyntheticEarth(descending=True).modalities == ("s1", "s2", "s1d")
+    for a, b in zip(one, both, strict=True):
+        assert set(b.images) - set(a.images) == {"s1d"}
+        assert same(a, b)
+    up, down = (np.stack([p.images[name] for p in both]) for name in ("s1", "s1d"))
+    assert 0.3 < np.corrcoef(up.ravel(), down.ravel())[0, 1] < 0.97  # the same land, another speckle
+    assert up.mean() - down.mean() == pytest.approx(0.8, abs=0.4)
+
+
+def test_slopes_that_face_one_orbit_turn_away_from_the_other():
+    shade = np.tile(np.linspace(-1, 1, 64, dtype=np.float32), (64, 1))
+    flat = np.zeros((64, 64), np.uint8)
+    hill = Scene(BIOMES["alpine"], np.full_like(flat, 7), flat.astype(int), shade)
+    cover = make_cover(np.random.default_rng(0), hill)
+    still = Radar(looks=1e6)
+    level = replace(cover, roughness_db=RELIEF_DB * shade)
+    up, down = (radar(np.random.default_rng(1), hill, level, 0.0, still, orbit) for orbit in (ASCENDING, DESCENDING))
+    assert np.polyfit(shade[0], up.mean((0, 1)), 1)[0] == pytest.approx(
+        2.5, abs=0.4
+    )  # dB per unit of shade, mean of both
+    assert np.polyfit(shade[0], down.mean((0, 1)), 1)[0] == pytest.approx(-2.5, abs=0.4)

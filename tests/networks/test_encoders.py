@@ -219,7 +219,8 @@ def test_a_card_knows_the_bands_of_its_modality():
         ("resnet51", "did you mean 'resnet50'"),
         ("tu-convnext_ato", "did you mean 'tu-convnext_atto'"),
         ("timm-resnest14d", "tu-resnest14d"),
-        ("tu-vit_tiny_patch16_224", "encoder tu-vit_tiny_patch16_224: Unsupported model downsampling pattern"),
+        ("tu-vit_small_patch14_dinov2", "patches of 14 pixels have no place among strides"),
+        ("tu-beit_base_patch16_224", "takes images of one size only"),
     ],
 )
 def test_an_encoder_that_cannot_be_built_is_named_with_its_neighbours(name, message):

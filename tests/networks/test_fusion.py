@@ -35,7 +35,7 @@ VARIANTS = [
 
 
 @pytest.mark.parametrize("fusion", VARIANTS)
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet", "mit_b0", "tu-convnext_atto"])
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet", "mit_b0", "tu-convnext_atto", "tu-test_vit"])
 def test_every_fusion_of_any_encoder_returns_full_size_logits_and_trains_every_parameter(fusion, encoder):
     backbone = TINY.model_copy(update={"encoder": encoder})
     network = fusion.build(backbone, CHANNELS, classes=5)
@@ -47,7 +47,7 @@ def test_every_fusion_of_any_encoder_returns_full_size_logits_and_trains_every_p
 
 
 @pytest.mark.parametrize("fusion", VARIANTS)
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet", "mit_b0"])
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-test_resnet", "mit_b0", "efficientnet-b0"])
 def test_a_shallow_backbone_holds_no_layer_that_never_runs(fusion, encoder):
     backbone = Backbone(encoder=encoder, depth=3, decoder_channels=(16, 8, 8))
     network = fusion.build(backbone, CHANNELS, classes=5)

@@ -82,11 +82,11 @@ def test_a_third_modality_that_repeats_the_second_changes_nothing_for_the_first(
 
 def test_without_enhancement_each_modality_trusts_itself(batch):
     logits, labels, _ = batch()
-    parts = objective(enhance=False)(logits, labels, alpha=0.5, gamma=1.0)
+    parts = objective(enhancement={"kind": "none"})(logits, labels, alpha=0.5, gamma=1.0)
     for modality, z in logits.items():
         torch.testing.assert_close(parts.confidence[modality], label_confidence(z, labels))
         torch.testing.assert_close(parts.entropy_weights[modality], entropy_confidence(z))
-    gini = objective(enhance=False, confidence="gini")(logits, labels, alpha=0.5, gamma=1.0)
+    gini = objective(enhancement={"kind": "none"}, confidence="gini")(logits, labels, alpha=0.5, gamma=1.0)
     torch.testing.assert_close(gini.entropy_weights["s1"], gini_confidence(logits["s1"]))
 
 

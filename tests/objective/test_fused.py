@@ -18,9 +18,13 @@ CHOICES = [
     {},
     {"per_class": True, "consistency": {"kind": "cross_entropy"}},
     {"per_class": True, "scope": "image", "consistency": {"kind": "mse", "weight": 0.3}},
-    {"scope": "image", "confidence": "gini", "enhance": False},
+    {"scope": "image", "confidence": "gini", "enhancement": {"kind": "none"}},
     {"method": {"kind": "plain"}},
     {"method": {"kind": "oracle"}, "threshold": {"kind": "exact"}},
+    {"method": {"kind": "co_teaching"}},
+    {"method": {"kind": "small_loss"}, "scope": "image", "per_class": True},
+    {"enhancement": {"kind": "trust", "trust": {"s1": 0.3, "s2": 2.0}}, "consistency": {"teachers": {"s1": 0.2}}},
+    {"enhancement": {"kind": "trust", "trust": {"s1": 0.0}}, "consistency": {"kind": "mse", "teachers": {"s1": 0.0}}},
 ]
 
 
@@ -53,11 +57,13 @@ def test_every_choice_of_the_configuration_gives_the_same_parts_and_gradients(ba
 
 @pytest.mark.parametrize("modalities", [("s2",), ("s1", "s2"), ("s1", "s2", "dem")])
 @pytest.mark.parametrize("kind", KINDS)
-def test_any_number_of_modalities(modalities, kind):
+@pytest.mark.parametrize("trust", [{}, {"s1": 0.4, "dem": 2.0}])
+def test_any_number_of_modalities(modalities, kind, trust):
     generator = torch.Generator().manual_seed(3)
     logits = {name: torch.randn(2, 4, 6, 5, generator=generator, dtype=torch.float64) for name in modalities}
     labels = torch.randint(0, 4, (2, 6, 5), generator=generator)
-    assert_alike(*both(logits, labels, {"consistency": {"kind": kind}}, alpha=0.5, gamma=1.0), rtol=1e-9, atol=1e-12)
+    settings = {"consistency": {"kind": kind, "teachers": trust}, "enhancement": {"kind": "trust", "trust": trust}}
+    assert_alike(*both(logits, labels, settings, alpha=0.5, gamma=1.0), rtol=1e-9, atol=1e-12)
 
 
 def test_an_absent_class_and_nothing_labelled(batch):

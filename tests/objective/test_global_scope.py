@@ -11,14 +11,19 @@ import torch.multiprocessing
 
 from cromss.objective.crossmodal import CrossModalObjective, ObjectiveConfig
 from cromss.objective.fused import FusedObjective
+from cromss.objective.methods import RIVALS
 from cromss.objective.thresholds import Exact, Histogram
+from cromss.settings import validate
 
 MODALITIES = ("s1", "s2")
 CASES = [
-    (form, per_class, threshold, alpha)
+    (form, per_class, threshold, alpha, "cromss")
     for form, threshold in ((CrossModalObjective, Exact()), (partial(FusedObjective, compiled=False), Histogram()))
     for per_class in (False, True)
     for alpha in (0.0, 0.37, 1.0)
+] + [
+    (CrossModalObjective, number % 2 == 0, Histogram(), 0.37, rival.model_fields["kind"].default)
+    for number, rival in enumerate(RIVALS)
 ]
 
 
@@ -39,11 +44,17 @@ def scene():
     return layer, images, labels, valid
 
 
-def step(layer, images, labels, valid, form, per_class, threshold, alpha):
+def step(layer, images, labels, valid, form, per_class, threshold, alpha, kind):
     """Loss, both modalities' label weights, and the gradients of logits and layer."""
     logits = layer(images)
     logits.retain_grad()
-    objective = form(ObjectiveConfig(scope="global", per_class=per_class, threshold=threshold))
+    settings = {
+        "scope": "global",
+        "per_class": per_class,
+        "threshold": threshold.model_dump(),
+        "method": {"kind": kind},
+    }
+    objective = form(validate(ObjectiveConfig, settings))
     named = dict(zip(MODALITIES, logits.chunk(2, dim=1), strict=True))
     parts = objective(named, labels, alpha=alpha, gamma=0.8, valid=valid)
     layer.zero_grad()

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cromss.landcover import IGNORE
-from cromss.training.metrics import Confusion, auroc, scores
+from cromss.training.metrics import Confusion, auroc, average_precision, scores
 
 
 def test_a_hand_worked_matrix():
@@ -57,3 +57,25 @@ def test_auroc_is_the_share_of_pairs_in_order(pairs):
     else:
         ahead = (right[:, None] > wrong).sum() + 0.5 * (right[:, None] == wrong).sum()
         assert found == pytest.approx(ahead / (right.size * wrong.size))
+
+
+def test_average_precision_of_a_hand_worked_list():
+    # .9+ .8- .7+ .7- .1+: recall 1/3 at precision 1, 2/3 at 2/4 (the two that tie come together), 1 at 3/5
+    score, positive = np.array([0.7, 0.9, 0.1, 0.8, 0.7]), np.array([True, True, True, False, False])
+    assert average_precision(score, positive) == pytest.approx((1 + 2 / 4 + 3 / 5) / 3)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=1, max_size=40))
+def test_average_precision_sums_precision_over_the_gains_in_recall(pairs):
+    score, positive = np.array([s for s, _ in pairs], float), np.array([p for _, p in pairs])
+    found = average_precision(score, positive)
+    if not positive.any():
+        assert np.isnan(found)
+        return
+    total, recall = 0.0, 0.0
+    for threshold in sorted(set(score), reverse=True):
+        taken = positive[score >= threshold]
+        total += (taken.sum() / positive.sum() - recall) * taken.mean()
+        recall = taken.sum() / positive.sum()
+    assert found == pytest.approx(total)
+    assert average_precision(np.zeros(len(score)), positive) == pytest.approx(positive.mean())

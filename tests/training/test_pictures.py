@@ -2,10 +2,15 @@
 
 import numpy as np
 import pytest
+import torch
+from tiny import TINY
 
+from cromss.config import resolve
 from cromss.data.store import PatchStore
 from cromss.data.stream import open_rows
-from cromss.training.pictures import true_colour, views
+from cromss.settings import overlay
+from cromss.training.pictures import Selection, true_colour, views
+from cromss.training.pretraining import build, inputs_for
 
 # Typical Sentinel-2 L1C values of B4, B3, B2 (DN).
 WATER, FOREST, FIELD, SAND, SNOW = (
@@ -74,3 +79,38 @@ def test_a_store_without_red_green_and_blue_is_shown_in_grey(worlds, monkeypatch
     batch.images["s2"] = batch.images["s2"][:, -2:]
     monkeypatch.setitem(store.bands, "s2", store.bands["s2"][-2:])
     assert not np.ptp(views(batch, store)["rgb"], axis=-1).any()
+
+
+# --- the selection over epochs ------------------------------------------------------------------------------------------
+
+
+def test_the_selection_is_kept_at_six_epochs_and_survives_a_resume(worlds, tmp_path):
+    """The first weights are all 1 (alpha begins at 1); a frame is what the objective says, and the network keeps its mode."""
+    config, store, selection, network = _selection(worlds, tmp_path / "selection.npz", epochs=11)
+    network.train()
+    for epoch in range(6):
+        selection(epoch, network, torch.device("cpu"))
+    _, _, resumed, _ = _selection(worlds, tmp_path / "selection.npz", epochs=11)
+    for epoch in range(4, 11):  # epoch 4 is trained again
+        resumed(epoch, network, torch.device("cpu"))
+    assert network.training
+    with np.load(tmp_path / "selection.npz") as found:
+        data = {key: found[key] for key in found.files}
+    assert data["epochs"].tolist() == [1, 3, 5, 7, 9, 11]
+    patches, size = len(data["label"]), store.size[0]
+    for modality in ("s1", "s2"):
+        weights, trust = data[f"label_weights_{modality}"], data[f"confidence_{modality}"]
+        assert weights.shape == trust.shape == data[f"prediction_{modality}"].shape == (patches, 6, size, size)
+        known = data["label"] != 255
+        assert (weights[:, 0][known] >= 0.98).mean() > 0.9  # alpha is still nearly 1
+        assert (weights[:, -1][known] == 1).mean() == pytest.approx(config.objective.alpha.end, abs=0.05)
+        np.testing.assert_array_equal(trust[:, 0], trust[:, -1])  # the network was not trained in between
+    assert list(tmp_path.glob(".selection*")) == []
+
+
+def _selection(worlds, path, epochs):
+    store = PatchStore.open(worlds[0])
+    config = resolve(overlay(TINY, {"optim": {"epochs": epochs}}))
+    inputs = inputs_for(config, store)
+    network = build(config, inputs, len(store.scheme))
+    return config, store, Selection(path, store, config, inputs, store.folds("train")[:8]), network

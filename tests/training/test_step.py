@@ -1,6 +1,7 @@
 """One optimizer step: nothing is asked of the device, a loss that is not finite moves nothing, pieces change nothing."""
 
 import datetime
+from functools import partial
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from cromss.config import resolve
 from cromss.data.augment import augment
 from cromss.data.patch import Batch
 from cromss.networks.scaling import MeanStd
+from cromss.objective.crossmodal import CrossModalObjective
+from cromss.objective.fused import FusedObjective
 from cromss.training.pretraining import build, start
 from cromss.training.state import Inputs
-from cromss.training.step import Step, _pieces
+from cromss.training.step import Step, _pieces, objective_of
 from cromss.training.uploads import uploaded
 
 CPU = torch.device("cpu")
@@ -77,6 +80,8 @@ def unet():
         {},
         {"objective": {"per_class": True, "scope": "global"}},
         {"objective": {"smoothing": {"kind": "none"}, "method": {"kind": "plain"}}},
+        {"objective": {"method": {"kind": "jocor"}}},
+        {"objective": {"method": {"kind": "elr"}}},
     ],
 )
 def test_nothing_is_read_back_from_the_device_and_no_shape_depends_on_the_data(fusion, how):
@@ -86,7 +91,12 @@ def test_nothing_is_read_back_from_the_device_and_no_shape_depends_on_the_data(f
         allow_non_fake_inputs=True
     ):  # tensors without numbers: .item(), .cpu(), nonzero(), mask indexing raise
         inputs = Inputs(BANDS, "uint8", MeanStd())
-        training = start(config, config.model.fusion.build(config.model, {"s1": 2, "s2": 3}, 5), world=1)
+        networks = [config.model.fusion.build(config.model, {"s1": 2, "s2": 3}, 5) for _ in range(2)]
+        training = start(
+            resolve(config.model_dump(), {"objective": {"method": {"kind": "plain"}}}), networks[0], world=1
+        )
+        if config.objective.method.averages:  # built, because a tensor without numbers cannot be copied
+            training.average = networks[1].requires_grad_(False).eval()
         images = {name: torch.zeros(4, len(bands), 26, 26, dtype=torch.uint8) for name, bands in BANDS.items()}
         labels, keys = torch.zeros(4, 26, 26, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64)
         fake = Batch(images, BANDS, labels, list("abcd"), keys, keys, valid=torch.ones(4, 26, 26, dtype=torch.bool))
@@ -133,10 +143,12 @@ def test_after_it_a_finite_step_moves_nothing_either():
 
 
 @pytest.mark.parametrize("micro_batch", [1, 2, 3])
-def test_in_pieces_the_objective_still_sees_the_whole_batch(micro_batch):
+@pytest.mark.parametrize("kind", ["cromss", "elr", "jocor"])
+def test_in_pieces_the_objective_still_sees_the_whole_batch(micro_batch, kind):
     """Same loss, thresholds, gradients and weights as in one go, where the network's samples are independent."""
-    whole, expected = stepped(Convolutions())
-    parted, found = stepped(Convolutions(), micro_batch=micro_batch)
+    how = {"objective": {"method": {"kind": kind}}}
+    whole, expected = stepped(Convolutions(), how)
+    parted, found = stepped(Convolutions(), how, micro_batch=micro_batch)
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(other.parts.loss, one.parts.loss)
         torch.testing.assert_close(other.parts.label_weights, one.parts.label_weights)
@@ -163,6 +175,45 @@ def test_running_statistics_see_a_piece_once():
     for (name, found), expected in zip(whole.network.named_buffers(), reference.buffers(), strict=True):
         if "num_batches" not in name:
             torch.testing.assert_close(found, expected, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_the_averaged_network_follows_the_weights():
+    """Step by step, the mean that a running mean of decay d is; the first steps count alike (1 - 1 / (step + 1) < d)."""
+    decay = 0.7
+    config = resolve(TINY, {"objective": {"method": {"kind": "elr", "decay": decay}}})
+    training = start(config, Convolutions(), world=1)
+    step = Step(training, config, Inputs(BANDS, "uint8", MeanStd()), 5, CPU)
+    expected = [weight.detach().clone() for weight in training.network.parameters()]
+    for number in range(6):
+        step(batch(), epoch=0)
+        kept = min(decay, 1 - 1 / (number + 2))
+        for mean, weight in zip(expected, training.network.parameters(), strict=True):
+            mean.mul_(kept).add_(weight.detach(), alpha=1 - kept)
+    for found, mean in zip(training.average.parameters(), expected, strict=True):
+        torch.testing.assert_close(found, mean)
+        assert not found.requires_grad
+
+
+def test_the_averaged_network_drops_nothing_and_normalises_by_the_batch():
+    network = unet()
+    training = start(resolve(TINY, {"objective": {"method": {"kind": "elr"}}}), network, world=1)
+    images = Inputs(BANDS, "uint8", MeanStd())(augment(batch(), resolve(TINY).data.augment))
+    network.train()
+    with torch.no_grad():
+        before = {name: buffer.clone() for name, buffer in training.average.named_buffers()}
+        torch.testing.assert_close(training.average(images), network(images))
+        for name, buffer in training.average.named_buffers():
+            if "num_batches" not in name:
+                assert torch.equal(buffer, before[name])
+    assert start(resolve(TINY), network, world=1).average is None
+
+
+def test_only_a_method_with_a_closed_form_is_compiled(monkeypatch):
+    monkeypatch.setattr(torch._dynamo.config, "suppress_errors", False)  # what objective_of sets is taken back
+    monkeypatch.setattr("cromss.training.step.FusedObjective", partial(FusedObjective, compiled=False))
+    for kind, form in (("cromss", FusedObjective), ("co_teaching", FusedObjective), ("gce", CrossModalObjective)):
+        config = resolve({"scaling": {"compile": "objective"}, "objective": {"method": {"kind": kind}}})
+        assert isinstance(objective_of(config, CPU), form)
 
 
 def worker(rank, folder):

@@ -5,18 +5,10 @@ import pytest
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
+from records import trial
 
 from cromss.trials import ranking
 from cromss.trials.ranking import Cell, difference, rank, verdict
-
-
-def trial(arm: str, seed: int, scores: dict[str, list[float]], *, mode: str = "frozen", **parameters) -> dict:
-    downstream = [
-        {"modality": modality, "mode": mode, "repeat": i, "miou": value, "head": "pspnet", "head_depth": 3,
-         "scheme": "dfc2020"}
-        for modality, values in scores.items() for i, value in enumerate(values)
-    ]  # fmt: skip
-    return {"key": f"{arm}-{seed}", "arm": arm, "seed": seed, "parameters": parameters, "downstream": downstream}
 
 
 def cell(*values: float) -> Cell:
@@ -150,10 +142,11 @@ def test_the_papers_numbers_stand_only_beside_what_they_measure(flag: bool, chan
 def test_the_text_table_is_aligned_and_names_seeds_and_repeats() -> None:
     trials = [trial(arm, s, {"s1": [0.4], "s2": [0.5, 0.5]}) for arm in ("random", "CromSS-lateF") for s in (0, 1)]
     text = ranking.summary({"metric": "mean", "paper_rows": True}, trials)
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    assert len({len(line) for line in table}) == 1
-    assert "CromSS-lateF" in text
-    assert "50.0 ± 0.0 (paper 41.12 ± 0.11)" in text
+    scores, differences = text.split("**Differences in mIoU**")
+    for part in (scores, differences):
+        assert len({len(line) for line in part.splitlines() if line.startswith("|")}) == 1
+    assert "CromSS-lateF \N{MINUS SIGN} random" in differences
+    assert "50.0 ± 0.0 † (paper 41.12 ± 0.11)" in text
     assert "2 x 1" in text
 
 
@@ -163,6 +156,12 @@ def test_aggregates_hold_the_mean_over_seeds_and_its_deviation() -> None:
     assert found.metrics == {
         "test/s2/frozen/miou": pytest.approx(0.5),
         "test/s2/frozen/miou_std": pytest.approx(math.sqrt(0.02)),
+        "test/s2/frozen/miou_low": pytest.approx(0.5 - 12.7062 * 0.1, abs=1e-4),
+        "test/s2/frozen/miou_high": pytest.approx(0.5 + 12.7062 * 0.1, abs=1e-4),
+        "score/miou": pytest.approx(0.5),
+        "score/miou_std": pytest.approx(math.sqrt(0.02)),
+        "score/miou_low": pytest.approx(0.5 - 12.7062 * 0.1, abs=1e-4),
+        "score/miou_high": pytest.approx(0.5 + 12.7062 * 0.1, abs=1e-4),
     }
     assert (found.seeds, found.repeats, found.params) == (2, 1, {"arm": "midF", "optim.lr": 0.1})
 
@@ -170,3 +169,42 @@ def test_aggregates_hold_the_mean_over_seeds_and_its_deviation() -> None:
 def test_nothing_judged_is_said_so() -> None:
     assert ranking.summary({}, []) == "No trial was judged downstream."
     assert rank([trial("midF", 0, {})]) == []
+
+
+def test_zero_shot_is_a_column_of_its_own_and_never_ranks() -> None:
+    best, worst = trial("midF", 0, {"s2": [0.5]}), trial("CromSS-midF", 0, {"s2": [0.4]})
+    worst["downstream"] += trial("", 0, {"s2": [0.9]}, mode="zero_shot")["downstream"]
+    rows = rank([best, worst], "s2")
+    assert [row.name for row in rows] == ["midF", "CromSS-midF"]
+    assert [ranking.column_title(column) for column in ranking.columns(rows)] == ["S2 frozen", "S2 zero-shot"]
+    assert "test/s2/zero_shot/miou" in ranking.aggregates([best, worst])["CromSS-midF"].metrics
+    only = trial("midF", 0, {"s2": [0.5]}, mode="zero_shot")
+    assert rank([only], "s2")[0].score is None
+
+
+def test_a_third_modality_is_a_column_and_the_mean_is_of_what_every_row_has() -> None:
+    three = trial("midF", 0, {"s1": [0.1], "s1d": [0.9], "s2": [0.3]}, **{"model.fusion.modalities": "three"})
+    two = trial("midF", 0, {"s1": [0.2], "s2": [0.4]}, **{"model.fusion.modalities": "two"})
+    rows = rank([three, two])
+    assert [row.score.mean for row in rows] == [pytest.approx(0.3), pytest.approx(0.2)]
+    assert ranking.column_title(("s1d", "frozen")) == "S1D frozen"
+    alone = rank([three])
+    assert alone[0].score.mean == pytest.approx(1.3 / 3)
+    assert ranking.metric_title("mean", ranking.modalities_of(alone)) == "mean S1/S1D/S2"
+
+
+def test_seeds_of_different_worlds_are_different_witnesses() -> None:
+    trials = [trial("midF", seed, {"s2": [0.5]}, **{"world.seed": world}) for seed in (0, 1) for world in (7, 8)]
+    (row,) = rank(trials, "s2")
+    assert list(row.score.seeds) == ["0@7", "0@8", "1@7", "1@8"]
+
+
+@pytest.mark.parametrize(
+    ("name", "baseline"),
+    [
+        ("CromSS-midF", "midF"), ("Co-teaching-midF", "midF"), ("oracle-lateF", "lateF"), ("midF", None),
+        ("single-modal", None), ("SCE-midF [rate=0.4]", "midF [rate=0.4]"), ("CromSS-lateF [alpha.end=0.3]", "lateF"),
+    ],
+)  # fmt: skip
+def test_every_method_has_its_own_baseline(name: str, baseline: str | None) -> None:
+    assert ranking.baseline(name, ["midF", "lateF", "single-modal", "midF [rate=0.4]"]) == baseline

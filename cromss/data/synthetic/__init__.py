@@ -2,9 +2,19 @@
 
 from cromss.data.synthetic.earth import NoiseReport, SyntheticEarth, describe_noise
 from cromss.data.synthetic.imagery import Optical, Radar
-from cromss.data.synthetic.noise import ClassConfusion, Clean, DynamicWorld, Model, Noise, Symmetric
+from cromss.data.synthetic.noise import (
+    BorderDisplacement,
+    ClassConfusion,
+    Clean,
+    DynamicWorld,
+    MissingObjects,
+    Model,
+    Noise,
+    SeasonSwap,
+    Symmetric,
+)
 
 __all__ = [
-    "ClassConfusion", "Clean", "DynamicWorld", "Model", "Noise", "NoiseReport", "Optical", "Radar", "Symmetric",
-    "SyntheticEarth", "describe_noise",
+    "BorderDisplacement", "ClassConfusion", "Clean", "DynamicWorld", "MissingObjects", "Model", "Noise", "NoiseReport",
+    "Optical", "Radar", "SeasonSwap", "Symmetric", "SyntheticEarth", "describe_noise",
 ]  # fmt: skip

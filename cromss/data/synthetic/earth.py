@@ -10,15 +10,25 @@ from pydantic import Field
 from cromss.contract import physical
 from cromss.data.patch import Patch
 from cromss.data.sources.base import Location, Source
-from cromss.data.synthetic.imagery import Optical, Radar, make_cover, optical, radar
+from cromss.data.synthetic.imagery import (
+    ASCENDING,
+    DESCENDING,
+    Cover,
+    Optical,
+    Orbit,
+    Radar,
+    make_cover,
+    optical,
+    radar,
+)
 from cromss.data.synthetic.noise import Clean, DynamicWorld, Noise, near_border
-from cromss.data.synthetic.scene import SNOW, make_scene
+from cromss.data.synthetic.scene import SNOW, Scene, make_scene
 from cromss.landcover import DFC2020, DYNAMIC_WORLD, IGNORE
 from cromss.sensors import SENSORS
 
 # A random stream's key is (seed, region, place, purpose, season), so that no knob disturbs what another one draws.
 _PRETRAINING, _DOWNSTREAM = 0, 1
-_SCENE, _COVER, _OPTICAL, _RADAR, _NOISE, _SHIFT = range(6)
+_SCENE, _COVER, _OPTICAL, _RADAR, _NOISE, _SHIFT, _DESCENDING = range(7)
 _PIXEL = 10 / 111_320  # degrees of latitude in 10 m
 
 
@@ -38,6 +48,7 @@ class SyntheticEarth(Source):
     noise: Noise = DynamicWorld()
     optical: Optical = Optical()
     radar: Radar = Radar()
+    descending: bool = False  # Sentinel-1 from its other orbit, too: the modality s1d
     downstream: bool = False
     train: int = Field(64, ge=1)  # places of the downstream region
     test: int = Field(256, ge=1)
@@ -46,6 +57,11 @@ class SyntheticEarth(Source):
     def scheme(self) -> str:
         """Name of the label scheme."""
         return DFC2020.name if self.downstream else DYNAMIC_WORLD.name
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """What its patches hold."""
+        return ("s1", "s2", "s1d") if self.descending else ("s1", "s2")
 
     @property
     def encoding(self) -> str:
@@ -74,22 +90,22 @@ class SyntheticEarth(Source):
             optical(self._random(place, _OPTICAL, season), scene, cover, year, self.optical)
             for season, year in enumerate(years)
         ]
-        backscatter = [
-            radar(self._random(place, _RADAR, season), scene, cover, year, self.radar)
-            for season, year in enumerate(years)
-        ]
+        backscatter = self._backscatter(place, scene, cover, years, _RADAR, ASCENDING)
+        other_orbit = self._backscatter(place, scene, cover, years, _DESCENDING, DESCENDING) if self.descending else []
         images, hidden = (np.stack(maps) for maps in zip(*optics, strict=True))
         noise = Clean() if self.downstream else self.noise
         labels = noise.corrupt(scene.classes, images, hidden, self._random(place, _NOISE))
         for season, phase in enumerate(phases):
             acquisition = f"2021-{1 + int(12 * phase):02d}"
             pixels = {"s1": backscatter[season], "s2": images[season]}
+            if self.descending:
+                pixels["s1d"] = other_orbit[season]
             yield Patch(
                 patch_id=f"{location.id}/{acquisition}",
                 location_id=location.id,
                 acquisition=acquisition,
                 images=self._shifted(pixels) if self.downstream else pixels,
-                contracts={name: physical(name, card.bands) for name, card in SENSORS.items()},
+                contracts={name: physical(name, SENSORS[name].bands) for name in pixels},
                 label=self._classes(labels[season]),
                 clean=self._classes(scene.classes),
                 split=location.split,
@@ -98,6 +114,14 @@ class SyntheticEarth(Source):
                 lon=lon,
                 lat=lat,
             )
+
+    def _backscatter(
+        self, place: int, scene: Scene, cover: Cover, years: np.ndarray, purpose: int, orbit: Orbit
+    ) -> list[np.ndarray]:
+        return [
+            radar(self._random(place, purpose, season), scene, cover, year, self.radar, orbit)
+            for season, year in enumerate(years)
+        ]
 
     def _random(self, place: int, purpose: int, season: int = 0) -> np.random.Generator:
         region = _DOWNSTREAM if self.downstream else _PRETRAINING
@@ -112,8 +136,10 @@ class SyntheticEarth(Source):
         gain, offset = rng.uniform(0.88, 1.12, (13, 1, 1)), rng.uniform(-60, 60, (13, 1, 1))
         offset[10] = 0  # B10 is a few DN: an offset would look like another processing baseline
         optical_dn = np.clip(np.rint(images["s2"] * gain + offset), 1, 65535).astype(np.uint16)
-        decibel = images["s1"] + rng.uniform(-1, 1, (2, 1, 1)).astype(np.float32)
-        return {"s1": decibel, "s2": optical_dn}
+        looks = {
+            name: images[name] + rng.uniform(-1, 1, (2, 1, 1)).astype(np.float32) for name in images if name != "s2"
+        }
+        return {**looks, "s2": optical_dn}
 
     def _position(self, place: int) -> tuple[float, float]:
         """Centre (lon, lat). The additive recurrence of the plastic number keeps places far apart, however many."""

@@ -61,6 +61,18 @@ class Radar(Settings):
 
 
 @dataclass(frozen=True)
+class Orbit:
+    """From which side and how steeply Sentinel-1 looks. No slope is steep enough for layover."""
+
+    side: int  # +1, or -1: slopes that face the one turn away from the other
+    darker_db: float  # at a flatter angle of incidence
+
+
+ASCENDING, DESCENDING = Orbit(1, 0.0), Orbit(-1, 0.8)
+RELIEF_DB = np.array([3.0, 2.1], np.float32)[:, None, None]  # VV, VH: of a slope of shade 1
+
+
+@dataclass(frozen=True)
 class Cover:
     """How the classes of one scene look: what differs from field to field and place to place but not over the year."""
 
@@ -150,7 +162,9 @@ def _clouds(rng: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray
     return opacity, shift(opacity, offset, order=0, mode="nearest") * (1 - opacity)
 
 
-def radar(rng: np.random.Generator, scene: Scene, cover: Cover, phase: float, knobs: Radar) -> np.ndarray:
+def radar(
+    rng: np.random.Generator, scene: Scene, cover: Cover, phase: float, knobs: Radar, orbit: Orbit = ASCENDING
+) -> np.ndarray:
     """Sentinel-1 VV, VH in dB, (2, H, W) float32, speckled."""
     size = len(scene.classes)
     season_db = rng.normal(0, 0.5, (2, 1)) + rng.normal(0, 0.4, (1, 9))  # soil moisture; each class's own weather
@@ -159,6 +173,8 @@ def radar(rng: np.random.Generator, scene: Scene, cover: Cover, phase: float, kn
     growing = np.array([[0, 1, 1, 1, 2, 1, 0, 0, 0], [0, 1, 1.5, 1, 3, 1, 0, 0, 0]], np.float32)  # dB
     level = (BACKSCATTER.T + knobs.spread * season_db.astype(np.float32))[:, scene.classes]
     level = level + growing[:, scene.classes] * green + knobs.spread * cover.roughness_db
+    if orbit.side < 0:  # `roughness_db` has the slopes as the ascending orbit sees them
+        level = level - 2 * knobs.spread * RELIEF_DB * scene.shade - orbit.darker_db
     grain = rng.standard_normal((size, size), dtype=np.float32)
     level = level + np.where(scene.classes == BUILT, 4.0, 0.5) * grain  # corner reflectors beside flat roofs
     intensity = gaussian_filter(10 ** (level / 10), (0, 0.7, 0.7), truncate=3)
