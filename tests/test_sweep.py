@@ -36,7 +36,8 @@ def test_a_sweep_on_two_cpus_ends_with_a_ranking_a_report_and_its_runs_in_mlflow
     kinds = [run.data.tags.get("cromss.kind", "sweep") for run in runs]
     assert kinds.count("trial") == 2
     assert kinds.count("configuration") == 2
-    trained = next(run for run in runs if run.data.tags.get("cromss.arm") == "CromSS-midF")
+    trials = [run for run in runs if run.data.tags.get("cromss.kind") == "trial"]
+    trained = next(run for run in trials if run.data.tags["cromss.arm"] == "CromSS-midF")
     assert len(client.get_metric_history(trained.info.run_id, "train/loss")) == 2
 
 

@@ -25,7 +25,7 @@ Stopping    All pairs run, nobody looks before. More worlds (CROMSS_WORLDS=6: th
 Reading     Yes: the interval lies above 0. No, it harms: below 0. No difference: within +-1 point. Else: not decided. A yes or
             no within +-1 point is a difference too small to matter. It speaks for this Earth, these networks and run lengths.
 
-Cost: 112 pretrainings of about 55 s on a core, and 48 worlds of about 8 s: an hour on two quiet cores, 3 GB.
+Cost: 80 pretrainings of about 55 s on a core, and 32 worlds of about 8 s: 40 minutes on two quiet cores, 2 GB.
 Answer: see README.
 """
 
