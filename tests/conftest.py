@@ -27,13 +27,20 @@ make_importable()
 SHARED = Path(__file__).parents[1].parent / "shared"
 
 
+RAY_OF_THEIR_OWN = ("test_demo.py", "test_job.py", "test_provenance.py", "test_table1.py")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
-    """Who works beside whom under `pytest -n 2 --dist loadgroup`: whatever needs the one Ray of the test run goes to one
-    process, and first, because it takes longest; every other file stays whole, for the sake of its fixtures."""
+    """Who works beside whom under `pytest -n 2 --dist loadgroup`: whatever needs Ray goes to one process, and first, because
+    it takes longest (on two cores a second Ray starves the first); every other file stays whole, for the sake of its fixtures."""
+
+    def on_ray(item):
+        return "ray_session" in item.fixturenames or item.path.name in RAY_OF_THEIR_OWN
+
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if "ray_session" in item.fixturenames else item.path.name))
-    items.sort(key=lambda item: "ray_session" not in item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("ray" if on_ray(item) else item.path.name))
+    items.sort(key=on_ray, reverse=True)
 
 
 @pytest.fixture(scope="session")

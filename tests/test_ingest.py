@@ -207,7 +207,7 @@ def test_a_source_that_fails_on_a_location_costs_that_location_alone(tmp_path):
             if location.id == "2":
                 raise OSError("the disk is gone")
             images = {"s1": radar(), "s2": optical()}
-            contracts = {name: physical(name, card.bands) for name, card in SENSORS.items()}
+            contracts = {name: physical(name, SENSORS[name].bands) for name in images}
             yield Patch(f"{location.id}/0", location.id, "0", images, contracts, classes())
 
     summary = ingest(Flaky(), tmp_path / "store")

@@ -277,7 +277,7 @@ def layout_of(source: Source, config: Ingest, chunks: list[Chunk]) -> Layout | N
     for chunk in chunks:
         for location, _ in chunk.places:
             for tiles in places(_read(source, location), source, config, [], Counter()):
-                bands = {name: contract.bands for name, contract in tiles[0].contracts.items()}
+                bands = {name: tiles[0].contracts[name].bands for name in tiles[0].images}
                 return Layout(source.scheme, bands, tiles[0].size, encoding_of(source, config), products_of(tiles[0]))
     return None
 

@@ -213,12 +213,12 @@ def test_a_sweep_over_worlds_takes_no_stores(ray_session, tmp_path):
 # --- the protocol of does_selection_help --------------------------------------------------------------------------------
 
 
-def test_the_protocol_has_32_pairs_that_share_world_and_seed_and_nothing_with_another_pair():
+def test_the_protocol_has_16_pairs_that_share_world_and_seed_and_nothing_with_another_pair():
     space = load("does_selection_help")
     pairs = {}
     for one in drawn(space, 1, 0, 1):
         pairs.setdefault(one["seed"], {})[one["arm"]] = {key: one[key] for key in one if key != "arm"}
-    assert len(pairs) == 32
+    assert len(pairs) == 16
     for arms in pairs.values():
         assert {"midF", "CromSS-midF"} <= set(arms)
         assert all(one == arms["midF"] for one in arms.values())
