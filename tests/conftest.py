@@ -33,7 +33,7 @@ RAY_OF_THEIR_OWN = ("test_demo.py", "test_job.py", "test_provenance.py", "test_t
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     """Who works beside whom under `pytest -n 2 --dist loadgroup`: whatever needs Ray goes to one process, and first, because
-    it takes longest (on two cores a second Ray starves the first); every other file stays whole, for the sake of its fixtures."""
+    it takes longest (on two cores a second Ray starves the first); every other file stays whole, for its fixtures' sake."""
 
     def on_ray(item):
         return "ray_session" in item.fixturenames or item.path.name in RAY_OF_THEIR_OWN
