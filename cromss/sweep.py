@@ -370,7 +370,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--out", metavar="DIR", help="results (or CROMSS_OUT; default: ~/cromss-runs/<space>-<time>)")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of a space with random samplers")
     parser.add_argument(
-        "--resume", action="store_true", help="go on in --out though something has changed; the same command needs it not"
+        "--resume",
+        action="store_true",
+        help="go on in --out though something has changed; the same command needs it not",
     )
     parser.add_argument("--budget", type=float, metavar="HOURS", help="stop at so many device-hours (GPU-hours, or core-"
                         "hours without GPUs) of all attempts together; says first what is expected, and asks")  # fmt: skip

@@ -68,7 +68,9 @@ def test_a_trial_whose_loss_explodes_fails_by_name_and_the_sweep_goes_on(ray_ses
 def test_another_sweep_than_the_one_in_out_is_refused_by_what_differs_and_resume_needs_a_sweep(swept, worlds, tmp_path):
     out, _ = swept
     other = overlay(BASE, {"optim": {"lr": 5e-3}, "transfer": {"epochs": 7}, "scaling": {"num_workers": 2}})
-    with pytest.raises(ValueError, match=r"another sweep \(optim.lr 0.002 -> 0.005, transfer.epochs 2 -> 7\); choose another"):
+    with pytest.raises(
+        ValueError, match=r"another sweep \(optim.lr 0.002 -> 0.005, transfer.epochs 2 -> 7\); choose another"
+    ):
         sweep(ARMS, other, *worlds, out)
     with pytest.raises(ValueError, match="another sweep .*downstream store .*pretraining store"):
         sweep(ARMS, BASE, *reversed(worlds), out)
