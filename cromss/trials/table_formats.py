@@ -106,7 +106,7 @@ def _tagged(score: Score) -> str:
 
 def _differences(table: Table) -> Grid:
     header = ["", *map(column_title, table.columns)]
-    lines = [[f"{a} \N{MINUS SIGN} {b}", *(_difference(table.comparison(a, b, column)) for column in table.columns)]
+    lines = [[_against(a, b), *(_difference(table.comparison(a, b, column)) for column in table.columns)]
              for a, b in table.pairs]  # fmt: skip
     return header, lines
 
@@ -130,6 +130,13 @@ def _exact(value: float | str | None) -> str:
 
 
 # --- frames -------------------------------------------------------------------------------------------------------------
+
+
+def _against(a: str, b: str) -> str:
+    """`CromSS-midF − midF [rate=0.4]`: what two rows share in brackets is said once."""
+    (first, _, left), (second, _, right) = a.partition(" ["), b.partition(" [")
+    return f"{first} \N{MINUS SIGN} {second} [{left}" if left and left == right else f"{a} \N{MINUS SIGN} {b}"
+
 
 _TEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "\N{MINUS SIGN}": "$-$", DAGGER: r"$^\dagger$", "<": "$<$"} | {
     letter: f"\\{letter}" for letter in "&%$#_{}"

@@ -151,7 +151,8 @@ def _fusion(row: Row) -> int:
 
 def _standings(rows: Sequence[Row], shown: Sequence[Column]) -> dict[tuple[str, Column], str]:
     """Multiple comparison with the best: each column's best against every other row of it, all these tests corrected
-    together. What is not significantly worse than the best shares its mark; the best is bold if it is left alone."""
+    together. What is not significantly worse than the best shares its mark; the best is bold if it is left alone. A column
+    without any test (one seed) has no marks: there is nothing that the seeds could tell."""
     best: dict[Column, Row] = {}
     tests: dict[tuple[str, Column], float | None] = {}
     for column in shown:
@@ -163,9 +164,12 @@ def _standings(rows: Sequence[Row], shown: Sequence[Column]) -> dict[tuple[str, 
                     found = difference(top.cells[column], row.cells[column])
                     tests[row.name, column] = found.p if found else None
     corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
-    among = {key for key, p in corrected.items() if p is None or p >= statistics.ALPHA}
+    tested = {column for (_, column), p in corrected.items() if p is not None}
+    among = {key for key, p in corrected.items() if key[1] in tested and (p is None or p >= statistics.ALPHA)}
     standing = dict.fromkeys(among, AMONG)
     for column, top in best.items():
+        if column not in tested:
+            continue
         standing[top.name, column] = AMONG if any(at == column for _, at in among) else BOLD
     return standing
 

@@ -105,6 +105,18 @@ def test_the_preset_is_named_with_what_was_set_by_hand() -> None:
     assert "Preset authors-code with optim.epochs=150." in tables.tables({}, records).notes[0]
 
 
+def test_one_seed_tells_nothing_and_so_marks_nothing() -> None:
+    found = tables.tables({}, trials_of({"midF": [0.5], "random": [0.1]})).tables[0]
+    assert {score.standing for score in found.scores.values()} == {""}
+
+
+def test_what_two_rows_share_in_brackets_is_said_once() -> None:
+    records = [one | {"parameters": {"world.places": 96 + 288 * (one["seed"] % 2)}}
+               for one in trials_of({"midF": [0.5, 0.6], "CromSS-midF": [0.5, 0.7]})]  # fmt: skip
+    text = markdown(tables.tables({}, records))
+    assert "CromSS-midF \N{MINUS SIGN} midF [places=384]" in text
+
+
 def test_markdown_latex_and_html_bear_the_same_marks(made) -> None:
     text = markdown(made)
     assert "**60.6 ± 0.8** (paper 42.89 ± 0.35)" in text
