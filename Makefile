@@ -20,7 +20,7 @@ demo: setup          ## synthetic Earth -> seven arms -> ranked table, report, M
 	$(BIN)/python -m cromss.demo --out $(OUT)
 
 test: setup          ## the whole suite
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
 
 lint: setup          ## style, and who may import whom
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Fixtures that several rooms share."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -30,17 +31,29 @@ SHARED = Path(__file__).parents[1].parent / "shared"
 RAY_OF_THEIR_OWN = ("test_demo.py", "test_job.py", "test_provenance.py", "test_table1.py")
 
 
-@pytest.hookimpl(tryfirst=True)
+@functools.cache
+def on_ray(file: Path) -> bool:
+    return file.name in RAY_OF_THEIR_OWN or "ray_session" in file.read_text()
+
+
 def pytest_collection_modifyitems(items):
-    """Who works beside whom under `pytest -n 2 --dist loadgroup`: whatever needs Ray goes to one process, and first, because
-    it takes longest (on two cores a second Ray starves the first); every other file stays whole, for its fixtures' sake."""
+    """What needs Ray comes first: under `pytest -n 2` it is the side that takes longer."""
+    items.sort(key=lambda item: not on_ray(item.path))
 
-    def on_ray(item):
-        return "ray_session" in item.fixturenames or item.path.name in RAY_OF_THEIR_OWN
 
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if on_ray(item) else item.path.name))
-    items.sort(key=on_ray, reverse=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Who works beside whom under `pytest -n 2`: all that needs Ray in one process, because on two cores a second Ray starves
+    the first; every other file whole, for its fixtures' sake. (xdist's own groups ride on a node id that pytest 9.2 has
+    closed.)"""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Sides(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.partition("::")[0]
+            return "ray" if on_ray(config.rootpath / file) else file
+
+    return Sides(config, log)
 
 
 @pytest.fixture(scope="session")
