@@ -19,8 +19,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: setup          ## synthetic Earth -> seven arms -> ranked table, report, MLflow
 	$(BIN)/python -m cromss.demo --out $(OUT)
 
-test: setup          ## the whole suite
-	$(BIN)/python -m pytest --numprocesses 2 --no-loadscope-reorder
+test: setup          ## the whole suite; PYTEST='-n 2 --no-loadscope-reorder': what needs Ray beside what does not
+	$(BIN)/python -m pytest $(PYTEST)
 
 lint: setup          ## style, and who may import whom
 	$(BIN)/ruff check .

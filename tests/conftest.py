@@ -21,6 +21,7 @@ from cromss.torchvision_cpu import make_importable
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 os.environ["RAY_AUTH_MODE"] = "disabled"
+os.environ["RAY_worker_niceness"] = "0"  # by default Ray's workers give way to everybody, and tests have limits
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 make_importable()
@@ -36,9 +37,10 @@ def on_ray(file: Path) -> bool:
     return file.name in RAY_OF_THEIR_OWN or "ray_session" in file.read_text()
 
 
-def pytest_collection_modifyitems(items):
-    """What needs Ray comes first: under `pytest -n 2` it is the side that takes longer."""
-    items.sort(key=lambda item: not on_ray(item.path))
+def pytest_collection_modifyitems(config, items):
+    """Under `pytest -n 2` what needs Ray comes first: it is the side that takes longer."""
+    if hasattr(config, "workerinput"):
+        items.sort(key=lambda item: not on_ray(item.path))
 
 
 @pytest.hookimpl(optionalhook=True)
