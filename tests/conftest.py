@@ -21,7 +21,8 @@ from cromss.torchvision_cpu import make_importable
 for name, value in QUIET.items():
     os.environ.setdefault(name, value)
 os.environ["RAY_AUTH_MODE"] = "disabled"
-os.environ["RAY_worker_niceness"] = "0"  # by default Ray's workers give way to everybody, and tests have limits
+# By default Ray's workers give way to everybody, and tests have limits.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112
 os.environ.pop("RAY_ADDRESS", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 make_importable()
