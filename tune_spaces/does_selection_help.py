@@ -26,7 +26,7 @@ Reading     Yes: the interval lies above 0. No, it harms: below 0. No difference
             no within +-1 point is a difference too small to matter. It speaks for this Earth, these networks and run lengths.
 
 Cost: 48 pretrainings of about 70 s on a core, and 16 worlds of about 8 s: half an hour on two quiet cores, 1 GB.
-Answer (two CPU cores, 16 pairs): no difference as large as 1 point (TOST p .004): +0.2 points [-0.4, +0.8] of mean S1/S2
+Answer: no difference as large as 1 point (TOST p .004) over 16 pairs, on two CPU cores: +0.2 points [-0.4, +0.8] of mean S1/S2
             frozen mIoU; S1 alone +0.2 [-0.2, +0.6], S2 alone +0.2 [-0.6, +1.0]. By noise: symmetric +1.2 [-0.4, +2.9], model
             +0.3 [-0.9, +1.5], dynamic_world +0.1 [-0.8, +1.1], class_confusion -0.9 [-2.1, +0.4]; 96 places +0.6 [-0.4, +1.7],
             384 places -0.3 [-0.8, +0.3]; S1 weak +0.2 [-0.6, +1.0], equal +0.2 [-0.8, +1.2]: none tells itself from 0 (Holm,
