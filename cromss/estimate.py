@@ -94,12 +94,11 @@ def _estimates(
 def _planned(space: Any, layers: dict[str, Any], samples: int | None) -> list[RunConfig]:
     """Every trial of a sweep. Of a guided search: random draws, and the repeats of as many as it confirms."""
     from cromss.trials.schedule import CONFIRMED
-    from cromss.trials.space import drawn, is_random, variants
+    from cromss.trials.space import checked_samples, drawn, variants
     from cromss.trials.trial import config_of
+    from cromss.trials.worlds import no_doubles
 
-    count = samples or space.samples
-    if count > 1 and not is_random(space.params):
-        raise ValueError(f"--samples {count}: space {space.name} is a plain grid, every point runs once anyway")
+    count = checked_samples(space, samples)
     first = resolve(layers)
     if space.search:
         tried = variants(space.params, count, seed=first.seed)
@@ -107,10 +106,7 @@ def _planned(space: Any, layers: dict[str, Any], samples: int | None) -> list[Ru
         repeated = [(one, seed) for seed in seeds for one in (tried if seed == first.seed else tried[:CONFIRMED])]
         return [config_of(dict(sample, seed=seed), layers) for sample, seed in repeated]
     configs = [config_of(sample, layers) for sample in drawn(space, count, first.seed, first.sweep.seeds)]
-    if not space.has_worlds:
-        return configs
-    # in another world no trial is another's double, though its configuration may be
-    return [config.model_copy(update={"seed": number}) for number, config in enumerate(configs)]
+    return no_doubles(configs) if space.has_worlds else configs
 
 
 def _validated(config: RunConfig, store: PatchStore, downstream: PatchStore | None) -> None:

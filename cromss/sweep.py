@@ -33,11 +33,11 @@ from cromss.trials.consent import Limit, agreed, spending, told
 from cromss.trials.progress import Progress
 from cromss.trials.resources import budget
 from cromss.trials.schedule import CONFIRMED, run, search
-from cromss.trials.space import Space, drawn, is_random, load, names
+from cromss.trials.space import Space, checked_samples, drawn, load, names
 from cromss.trials.spending import Ledger, is_left
 from cromss.trials.trial import SYNTHETIC, Setting, config_of, record_of
 from cromss.trials.work import REAL, Work
-from cromss.trials.worlds import Worlds, bytes_of, generator_digest, synthetic_stores
+from cromss.trials.worlds import Worlds, bytes_of, generator_digest, no_doubles, synthetic_stores
 
 SWEEP, SPENDING = "sweep.json", "spending.jsonl"
 
@@ -98,7 +98,7 @@ def prepare(
 
     base = overlay(space.base, base)
     first = resolve(base)
-    samples = samples or space.samples
+    samples = checked_samples(space, samples)
     worlds = Worlds(space.world or {}, out / SYNTHETIC, generator_digest()) if space.has_worlds else None
     if worlds:
         if data or downstream:
@@ -117,7 +117,7 @@ def prepare(
         command=command_line(), downstream_digest=stores[1].digest, work=work, worlds=worlds,
         world=[stores[0].digest, sources_digest(), version("torch"), "cuda" if plan.share.gpus else "cpu"],
     )  # fmt: skip
-    _claim(out, resume, _identity(space, first, samples, stores))
+    _claim(out, resume, _identity(space, setting, first, samples))
     if first.scaling.checkpoints:
         Folder.of(first.scaling.checkpoints).check_writable("scaling.checkpoints")
     _seen_by_all_nodes(out)
@@ -157,8 +157,8 @@ def _agree(limit: Limit, ready: Prepared, ledger: Ledger) -> None:
     settled = {t["key"] for t in read_trials(ready.out) if t["status"] != "failed" and not is_left(t)}
     budget = ready.setting.budget
     configs = [config_of(one, ready.setting.base) for key, one in ready.planned.items() if key not in settled]
-    if ready.space.has_worlds:  # no trial is another's double, though its configuration may be
-        configs = [config.model_copy(update={"seed": number}) for number, config in enumerate(configs)]
+    if ready.space.has_worlds:
+        configs = no_doubles(configs)
     if ready.space.search:
         configs = [config_of(next(iter(ready.planned.values())), ready.setting.base)] * (ready.count - len(settled))
     if configs:
@@ -176,8 +176,6 @@ def _planned(
 ) -> dict[str, dict[str, Any]]:
     """Every sample with every seed, validated; samples of one address (a setting without effect) run once. Of a guided
     search, one sample for the validation's sake."""
-    if samples > 1 and not is_random(space.params):
-        raise ValueError(f"--samples {samples}: space {space.name} is a plain grid, every point runs once anyway")
     found: dict[str, dict[str, Any]] = {}
     for sample in drawn(space, samples, first.seed, first.sweep.seeds):
         config = _validated(sample, setting, *stores)
@@ -253,12 +251,13 @@ def _claim(out: Path, resume: bool, identity: dict[str, Any]) -> None:
         )
 
 
-def _identity(space: Space, first: RunConfig, samples: int, stores: tuple[PatchStore, PatchStore]) -> dict[str, Any]:
+def _identity(space: Space, setting: Setting, first: RunConfig, samples: int) -> dict[str, Any]:
     """What makes it the same sweep, whoever computes it."""
     tree = first.model_dump(mode="json")
     judged = leaves({key: tree[key] for key in ("transfer", "probe", "sweep")})
-    ground = {"pretraining store": stores[0].digest, "downstream store": stores[1].digest}
-    return {"space": space.name, "samples": samples, "code": sources_digest()[:16]} | ground | first.identity() | judged
+    store, code = setting.world[:2]
+    ground = {"pretraining store": store, "downstream store": setting.downstream_digest}
+    return {"space": space.name, "samples": samples, "code": code[:16]} | ground | first.identity() | judged
 
 
 def _seen_by_all_nodes(out: Path) -> None:
@@ -294,7 +293,7 @@ def _story(ready: Prepared) -> dict[str, Any]:
         "seeds": first.sweep.seeds,
         "repeats": first.transfer.repeats,
         "samples": ready.samples,
-        "identity": _identity(ready.space, first, ready.samples, ready.stores),
+        "identity": _identity(ready.space, setting, first, ready.samples),
         "created": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "paper_rows": contest,
         "quarantined": [asdict(lost) for lost in store.without],

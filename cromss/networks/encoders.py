@@ -114,9 +114,14 @@ def named_errors(name: str) -> Iterator[None]:
 
 def save_encoder(path: str | Path, encoder: nn.Module, card: EncoderCard) -> None:
     """Write the encoder as safetensors with its card as JSON in the header. The file appears whole or not at all."""
-    path = Path(path)
+    write_whole(Path(path), encoder, card)
+
+
+def write_whole(path: Path, network: nn.Module, card: Settings) -> None:
+    """Write a network's weights as safetensors with its card as JSON in the header. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.state_dict().items()}
+    # cloned: safetensors takes no two tensors of one memory
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         save_file(state, aside, metadata={"card": card.model_dump_json()})

@@ -20,7 +20,7 @@ def device_hours(trial: Mapping[str, Any]) -> float | None:
 
 def costs(run: Run) -> dict[str, Any] | None:
     """A line per configuration, and one per trial; the sweep's whole from its ledger, lost attempts included."""
-    timed = [trial for trial in run.trials if any(part is not None for part in seconds(trial))]
+    timed = list(filter(_timed, run.trials))
     if not timed:
         return None
     units = {trial["clock"]["unit"] for trial in timed if "unit" in trial["clock"]}
@@ -28,8 +28,7 @@ def costs(run: Run) -> dict[str, Any] | None:
     whole = max(_spent(run), known)
     lines = []
     for name in run.names:
-        own = [trial for trial in run.groups[name] if trial in timed]
-        if own:
+        if own := list(filter(_timed, run.groups[name])):
             lines.append({"name": name, "trials": len(own), **_line(own, whole)})
     trials = [
         {"key": trial["key"], "arm": trial["arm"], "seed": trial["seed"], **_line([trial], whole)} for trial in timed
@@ -43,6 +42,10 @@ def costs(run: Run) -> dict[str, Any] | None:
         "whole": f"{whole:.3g}" if whole else "",
         "rest": f"{rest:.2g}" if whole and rest > 0.005 * whole else "",
     }
+
+
+def _timed(trial: Mapping[str, Any]) -> bool:
+    return any(part is not None for part in seconds(trial))
 
 
 def _line(trials: list[dict[str, Any]], whole: float) -> dict[str, Any]:

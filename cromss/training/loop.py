@@ -159,11 +159,11 @@ def evaluate(
             noisy[name].update(z, batch.labels)
             if batch.clean is not None:
                 clean[name].update(z, batch.clean)
-    total = _sum_over_ranks(total)
+    total = sum_over_ranks(total)
     metrics = {"val/loss": float(total[0] / total[1]) if total[1] else float("nan")}
     for kind, meters in (("miou", noisy), ("clean_miou", clean)):
         for name, confusion in meters.items():
-            counts = _sum_over_ranks(torch.as_tensor(confusion.counts, device=device)).cpu().numpy()
+            counts = sum_over_ranks(torch.as_tensor(confusion.counts, device=device)).cpu().numpy()
             if counts.sum():
                 metrics[f"val/{name}/{kind}"] = scores(counts).miou
     return metrics
@@ -257,7 +257,8 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{seconds:02d}" if hours else f"{minutes}:{seconds:02d}"
 
 
-def _sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of every rank's tensor, in place; one process has its own."""
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
@@ -266,4 +267,4 @@ def _sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
 def _mean_over_ranks(metrics: dict[str, float], device: torch.device) -> dict[str, float]:
     names = sorted(metrics)
     values = torch.tensor([metrics[name] for name in names], dtype=torch.float64, device=device)
-    return dict(zip(names, (_sum_over_ranks(values) / dist.get_world_size()).tolist(), strict=True))
+    return dict(zip(names, (sum_over_ranks(values) / dist.get_world_size()).tolist(), strict=True))

@@ -1,6 +1,5 @@
 """The whole pretrained network in one file: what zero-shot scoring needs, where a downstream task needs an encoder alone."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from cromss.config import ModelConfig, RunConfig
 from cromss.contract import Contract
 from cromss.data.store import PatchStore
 from cromss.landcover import scheme
+from cromss.networks.encoders import write_whole
 from cromss.networks.fusion import FusionNetwork
 from cromss.networks.scaling import Scaling
 from cromss.settings import Settings
@@ -40,16 +40,7 @@ def card(config: RunConfig, contracts: Mapping[str, Contract], store: PatchStore
 
 def save(folder: Path, network: FusionNetwork, card: SegmenterCard) -> None:
     """Write weights and card into `folder`. The file appears whole or not at all."""
-    path = folder / NAME
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        safetensors.torch.save_file(state, aside, metadata={"card": card.model_dump_json()})
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(folder / NAME, network, card)
 
 
 def load_card(path: Path) -> SegmenterCard:

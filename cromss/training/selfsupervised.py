@@ -4,13 +4,13 @@ from collections.abc import Iterable
 from functools import partial
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
 from cromss.config import RunConfig
 from cromss.data.augment import augment, centre_crop, uniform
 from cromss.data.patch import Batch
 from cromss.networks.selfsupervised import pooled
+from cromss.training.loop import sum_over_ranks
 from cromss.training.state import Inputs, Training, autocast
 from cromss.training.step import Finite, Outcome
 
@@ -90,17 +90,11 @@ def evaluate(
             unit = nn.functional.normalize(features[name].double(), dim=1)
             sums = torch.stack([unit.sum(0), unit.square().sum(0)])
             moments[name] = moments[name] + sums if name in moments else sums
-    *sums, count = _over_ranks(losses).tolist()
+    *sums, count = sum_over_ranks(losses).tolist()
     metrics = {f"val/{name}/loss": total / count for name, total in zip(names, sums, strict=True)} if count else {}
     metrics["val/loss"] = sum(sums) / count if count else float("nan")
     for name in names if count > 1 else ():
         width = module.encoder(name).out_channels[-1]
-        mean, square = _over_ranks(moments.get(name, losses.new_zeros(2, width))) / count
+        mean, square = sum_over_ranks(moments.get(name, losses.new_zeros(2, width))) / count
         metrics[f"val/{name}/spread"] = float((square - mean**2).clamp(min=0).sqrt().mean()) * width**0.5
     return metrics
-
-
-def _over_ranks(tensor: Tensor) -> Tensor:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.all_reduce(tensor)
-    return tensor

@@ -19,17 +19,19 @@ def aggregates(trials: Iterable[Mapping[str, Any]], metric: str = "mean") -> dic
     """
     trials = list(trials)
     found: dict[str, Aggregate] = {}
+    rows: dict[str, Row] = {}
     for quantity in QUANTITIES:
         for row in rank(trials, metric, quantity):
             if row.name not in found:
+                rows[row.name] = row
                 found[row.name] = Aggregate({}, {"arm": row.arm} | parameters_of(row.trials[0]), *row.size)
                 if row.score:  # first: MLflow opens a comparison with the first metric
                     found[row.name].metrics.update(_told("score/miou", row.score, interval=True))
             metrics = found[row.name].metrics
             for (modality, mode), cell in row.cells.items():
                 metrics |= _told(f"test/{modality}/{mode}/{quantity}", cell, interval=quantity == "miou")
-    for row in rank(trials, metric):
-        found[row.name].metrics.update(_costs(row))
+    for name, row in rows.items():
+        found[name].metrics.update(_costs(row))
     return found
 
 

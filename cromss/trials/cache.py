@@ -7,7 +7,7 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,10 @@ SOURCES = ("objective", "networks", "data", "training")  # what the result of a 
 ARTEFACTS = ("encoders", "segmenter.safetensors", "panels.npz", "selection.npz", "pretraining.json")
 
 
-def sources_digest() -> str:
-    """sha256 over the sources that a pretraining runs through."""
+def sources_digest(folders: Sequence[str] = SOURCES) -> str:
+    """sha256 over the sources under these folders of the package: by default all that a pretraining runs through."""
     root, digest = Path(cromss.__file__).parent, hashlib.sha256()
-    for path in sorted(path for folder in SOURCES for path in (root / folder).rglob("*.py")):
+    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
         digest.update(path.relative_to(root).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()
 

@@ -116,6 +116,14 @@ def drawn(space: Space, samples: int, first: int, seeds: int) -> list[dict[str, 
     return found
 
 
+def checked_samples(space: Space, samples: int | None) -> int:
+    """How many samples are drawn: as asked for, else as the space says. Raises ValueError for several of a plain grid."""
+    samples = samples or space.samples
+    if samples > 1 and not is_random(space.params):
+        raise ValueError(f"--samples {samples}: space {space.name} is a plain grid, every point runs once anyway")
+    return samples
+
+
 def is_random(params: dict[str, Any] | list[dict[str, Any]]) -> bool:
     """Whether a space holds samplers beside grids, so that more samples mean more trials."""
     if isinstance(params, list):

@@ -5,6 +5,7 @@
 Nothing in it depends on when or where it was computed: a sweep that was killed and went on ends in the same bytes.
 """
 
+import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -73,7 +74,11 @@ class Table:
         return list(dict.fromkeys((one.a, one.b) for one in self.comparisons))
 
     def comparison(self, a: str, b: str, column: Column) -> Comparison:
-        return next(one for one in self.comparisons if (one.a, one.b, one.column) == (a, b, column))
+        return self._by_names[a, b, column]
+
+    @functools.cached_property
+    def _by_names(self) -> dict[tuple[str, str, Column], Comparison]:
+        return {(one.a, one.b, one.column): one for one in self.comparisons}
 
 
 @dataclass(frozen=True)
@@ -152,9 +157,10 @@ def _fusion(row: Row) -> int:
 def _standings(rows: Sequence[Row], shown: Sequence[Column]) -> dict[tuple[str, Column], str]:
     """Multiple comparison with the best: each column's best against every other row of it, all these tests corrected
     together. What is not significantly worse than the best shares its mark; the best is bold if it is left alone. A column
-    without any test (one seed) has no marks: there is nothing that the seeds could tell."""
+    of one seed has no marks: there is nothing that it could tell."""
     best: dict[Column, Row] = {}
     tests: dict[tuple[str, Column], float | None] = {}
+    several: set[Column] = set()
     for column in shown:
         able = [row for row in rows if column in row.cells and not row.is_ceiling]
         if len(able) > 1:
@@ -163,12 +169,12 @@ def _standings(rows: Sequence[Row], shown: Sequence[Column]) -> dict[tuple[str, 
                 if row is not top:
                     found = difference(top.cells[column], row.cells[column])
                     tests[row.name, column] = found.p if found else None
+                    several |= {column} if found and len(found.values) > 1 else set()
     corrected = dict(zip(tests, statistics.holm(list(tests.values())), strict=True))
-    tested = {column for (_, column), p in corrected.items() if p is not None}
-    among = {key for key, p in corrected.items() if key[1] in tested and (p is None or p >= statistics.ALPHA)}
+    among = {key for key, p in corrected.items() if key[1] in several and (p is None or p >= statistics.ALPHA)}
     standing = dict.fromkeys(among, AMONG)
     for column, top in best.items():
-        if column not in tested:
+        if column not in several:
             continue
         standing[top.name, column] = AMONG if any(at == column for _, at in among) else BOLD
     return standing

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from cromss.config import RunConfig
-from cromss.data import synthetic
 from cromss.data.chunks import Ingest
 from cromss.data.store import PatchStore
 from cromss.data.synthetic import Clean, SyntheticEarth
 from cromss.ingest import ingest
 from cromss.settings import leaves, overlay, validate
+from cromss.trials.cache import sources_digest
 
+GENERATOR = ("data/synthetic",)
 TRIAL = "trial"  # as a world's seed: the trial's own, so that every seed is an independent world
 
 
@@ -131,10 +132,12 @@ def bytes_of(folder: Path) -> int:
 
 def generator_digest() -> str:
     """sha256 of the sources that make the pixels: another generator is another world."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(synthetic.__file__).parent.glob("*.py")):
-        digest.update(path.name.encode() + path.read_bytes())
-    return digest.hexdigest()
+    return sources_digest(GENERATOR)
+
+
+def no_doubles(configs: list[RunConfig]) -> list[RunConfig]:
+    """For an estimate, which counts equal configurations once: in another world no trial is another's double."""
+    return [config.model_copy(update={"seed": number}) for number, config in enumerate(configs)]
 
 
 def _make(source: SyntheticEarth, path: Path) -> None:

@@ -12,7 +12,7 @@ season alike, and are met tile by tile but for what is said of a kind:
     model                about a third, whatever it is
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -93,21 +93,34 @@ class ClassConfusion(Settings):
         return np.where(rng.random(hidden.shape, dtype=np.float32) < self.rate, PARTNER[clean], clean)
 
 
-class BorderDisplacement(Settings):
+class _Reaching(Settings):
+    """A kind of error that cannot make as many pixels wrong as anybody asks for: up to `most` of them, `because` ..."""
+
+    most: ClassVar[float]
+    because: ClassVar[str]
+
+    @field_validator("rate", check_fields=False)
+    @classmethod
+    def _within_reach(cls, rate: float) -> float:
+        if rate > cls.most:
+            raise ValueError(
+                f"noise.rate={rate:g}: must lie in [0, {cls.most:g}] for {cls.because}; for more take symmetric with a region"
+            )
+        return rate
+
+
+class BorderDisplacement(_Reaching):
     """Borders lie elsewhere: labels are fetched from a smoothly varying distance away, as far as the rate asks for.
 
     Measured over 200 scenes of 64 px: drifts of 8 px (standard deviation) make .51 wrong, in a tenth of the tiles less than
     .32. Further away labels have nothing to do with a border any more.
     """
 
+    most: ClassVar[float] = 0.4
+    because: ClassVar[str] = "border_displacement: there are not more pixels near a border"
     kind: Literal["border_displacement"] = "border_displacement"
     rate: float = Field(0.2, ge=0)
     length: float = Field(12.0, gt=0, le=64)  # px over which the drift changes
-
-    @field_validator("rate")
-    @classmethod
-    def _within_reach(cls, rate: float) -> float:
-        return _reachable(rate, 0.4, "border_displacement: there are not more pixels near a border")
 
     def corrupt(
         self, clean: np.ndarray, optical: np.ndarray, hidden: np.ndarray, rng: np.random.Generator
@@ -127,7 +140,7 @@ class BorderDisplacement(Settings):
         return high if self.rate else 0.0
 
 
-class MissingObjects(Settings):
+class MissingObjects(_Reaching):
     """Connected pieces of a class vanish, the small ones first, and what lies nearest takes their place: a map with a
     minimum mapping unit. A tile's largest piece stays. The last to go, larger than what is still wanted, goes by chance, so
     that the rate is met over many tiles.
@@ -135,13 +148,10 @@ class MissingObjects(Settings):
     Measured over 200 scenes of 64 px: .66 lie outside the largest piece, in a tenth of the tiles less than .41.
     """
 
+    most: ClassVar[float] = 0.5
+    because: ClassVar[str] = "missing_objects: without more objects nothing of the land would be left"
     kind: Literal["missing_objects"] = "missing_objects"
     rate: float = Field(0.2, ge=0)
-
-    @field_validator("rate")
-    @classmethod
-    def _within_reach(cls, rate: float) -> float:
-        return _reachable(rate, 0.5, "missing_objects: without more objects nothing of the land would be left")
 
     def corrupt(
         self, clean: np.ndarray, optical: np.ndarray, hidden: np.ndarray, rng: np.random.Generator
@@ -164,19 +174,16 @@ class MissingObjects(Settings):
         return gone
 
 
-class SeasonSwap(Settings):
+class SeasonSwap(_Reaching):
     """The label map belongs to another acquisition than the images. Here the land itself does not change over the year, so
     the other acquisition shows another state of the place: a landscape drawn anew, whose classes stand in whole regions, with
     fields, shores and towns that look right and lie wrong. Where both states agree the label is right by chance."""
 
+    most: ClassVar[float] = 0.8
+    because: ClassVar[str] = "season_swap: two states of a place agree in the rest"
     kind: Literal["season_swap"] = "season_swap"
     rate: float = Field(0.4, ge=0)
     region: float = Field(16.0, gt=0, le=64)  # px, about the width of what has changed
-
-    @field_validator("rate")
-    @classmethod
-    def _within_reach(cls, rate: float) -> float:
-        return _reachable(rate, 0.8, "season_swap: two states of a place agree in the rest")
 
     def corrupt(
         self, clean: np.ndarray, optical: np.ndarray, hidden: np.ndarray, rng: np.random.Generator
@@ -271,14 +278,6 @@ Noise = Annotated[
     DynamicWorld | Clean | Symmetric | ClassConfusion | BorderDisplacement | MissingObjects | SeasonSwap | Model,
     Field(discriminator="kind"),
 ]
-
-
-def _reachable(rate: float, most: float, why: str) -> float:
-    if rate > most:
-        raise ValueError(
-            f"noise.rate={rate:g}: must lie in [0, {most:g}] for {why}; for more take symmetric with a region"
-        )
-    return rate
 
 
 def _pieces(classes: np.ndarray) -> np.ndarray:
