@@ -1,0 +1,309 @@
+"""The stage of every experiment: the product's commands as a user starts them, something that goes wrong, and what is left.
+
+Nothing is known of a process but whose child it is: workers are found in the tree of the command or node that was started
+here, by the journal of rows that they hold open, and ended by number.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from tiny import TINY
+
+from cromss.config import resolve
+from cromss.data.store import PatchStore
+from cromss.data.stream import open_batches
+from cromss.settings import overlay
+from cromss.training.pretraining import make_plan
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+BASE = overlay(TINY, {"data": {"journal_rows": True}, "optim": {"epochs": 6}})
+STEPS = 32  # of an epoch of the store of these experiments
+
+# A busy machine is no failure, and the cluster of an experiment tells nobody about it.
+QUIET = {"RAY_raylet_start_wait_time_s": "180", "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+class Process:
+    """A command in a session of its own, its words in a file."""
+
+    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str | None] | None = None):
+        environment = os.environ | QUIET | (env or {})
+        self.log, self.began = log, time.time()
+        self._said = len(self.text)
+        with log.open("a") as file:
+            self.popen = subprocess.Popen(
+                list(command), stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
+                env={key: value for key, value in environment.items() if value is not None}, start_new_session=True,
+            )  # fmt: skip
+        self._seen: dict[int, psutil.Process] = {}
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def text(self) -> str:
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    @property
+    def said(self) -> str:
+        """What this process has printed, without its predecessors on the same file."""
+        return self.text[self._said :]
+
+    @property
+    def runs(self) -> bool:
+        return self.popen.poll() is None
+
+    def tree(self) -> list[psutil.Process]:
+        """It and everything it started that is still there, also what has lost its parent since it was last looked for."""
+        for root in [self.pid, *self._seen]:
+            try:
+                one = psutil.Process(root) if root == self.pid and root not in self._seen else self._seen[root]
+                for found in (one, *one.children(recursive=True)):
+                    self._seen.setdefault(found.pid, found)
+            except psutil.NoSuchProcess:
+                continue
+        return [one for one in self._seen.values() if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+    def wait(self, seconds: float) -> int:
+        """Its exit status. Raises AssertionError with its last words when it takes longer."""
+        try:
+            return self.popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds:g} s:\n{self.said[-3000:]}") from None
+
+    def kill(self, signum: int = signal.SIGKILL) -> float:
+        """Signal this process alone; when."""
+        self.tree()
+        self.popen.send_signal(signum)
+        return time.time()
+
+    def kill_all(self) -> float:
+        """SIGKILL it and all that it started, as a machine that is switched off; when."""
+        kill(self.tree())
+        return time.time()
+
+    def end(self) -> None:
+        """Ask it to leave, then leave nothing of it behind."""
+        self.tree()
+        if self.runs:
+            self.popen.terminate()
+            try:
+                self.popen.wait(10)
+            except subprocess.TimeoutExpired:
+                pass
+        kill(self.tree())
+        self.popen.wait(10)
+
+
+def kill(processes: Iterable[psutil.Process], signum: int = signal.SIGKILL) -> None:
+    """Signal these and no others: a number that was given to another process since is not theirs any more."""
+    for one in processes:
+        try:
+            one.send_signal(signum)
+        except psutil.NoSuchProcess:
+            continue
+
+
+def worker(processes: Iterable[psutil.Process], out: Path, rank: int) -> psutil.Process | None:
+    """The process among these that takes the steps of `rank` into `out`: it holds their journal open."""
+    for one in processes:
+        try:
+            files = [Path(file.path) for file in one.open_files()]
+        except psutil.Error:
+            continue
+        if any(file.parent == out / "rows" and file.stem.endswith(f"-{rank:03d}") for file in files):
+            return one
+    return None
+
+
+def until(condition: Callable[[], Any], seconds: float, what: str, process: Process | None = None) -> Any:
+    """The first true answer. Raises AssertionError, naming `what`, after so many seconds or once `process` is gone."""
+    deadline = time.monotonic() + seconds
+    while not (found := condition()):
+        gone = process is not None and not process.runs
+        if gone and not (found := condition()):
+            raise AssertionError(f"ended ({process.popen.returncode}) before {what}:\n{process.said[-3000:]}")
+        if found:
+            break
+        if time.monotonic() > deadline:
+            words = f":\n{process.said[-3000:]}" if process else ""
+            raise AssertionError(f"not within {seconds:g} s: {what}{words}")
+        time.sleep(0.05)
+    return found
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+# --- the product's commands -------------------------------------------------------------------------------------------
+
+
+def configuration(path: Path, *layers: dict[str, Any]) -> Path:
+    """The smallest run, with these layers, as a file for --config."""
+    path.write_text(yaml.safe_dump(overlay(BASE, *layers)))
+    return path
+
+
+def verb(name: str, *arguments: Any) -> list[str]:
+    return [sys.executable, "-m", f"cromss.{name}", *map(str, arguments)]
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def taken(out: Path) -> dict[int, dict[str, dict[int, list[str]]]]:
+    """step -> attempt -> rank -> rows, of everything that any rank wrote down; a torn last line is left out."""
+    steps: dict[int, dict[str, dict[int, list[str]]]] = {}
+    for path in sorted((out / "rows").glob("*.jsonl")):
+        attempt, _, rank = path.stem.rpartition("-")
+        for line in path.read_text().splitlines():
+            try:
+                found = json.loads(line)
+            except ValueError:
+                continue
+            steps.setdefault(found["step"], {}).setdefault(attempt, {})[int(rank)] = found["ids"]
+    return steps
+
+
+def newest_step(out: Path) -> int:
+    """The newest step that any rank has begun; -1 before the first."""
+    return max(taken(out), default=-1)
+
+
+def planned(store: Path, config: Path) -> list[list[str]]:
+    """The rows of every step of the run that nothing disturbs: read by the plan alone, without a network."""
+    opened, settings = PatchStore.open(store), resolve(yaml.safe_load(config.read_text()))
+    plan, _ = make_plan(settings, opened)
+    return [batch.ids for batch in open_batches(opened, plan)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What became of the rows of the plan: `lost` by nobody seen, `wrong` seen in a step that is not theirs, `repeated`
+    steps that a later attempt took again, `attempts` starts that took a step."""
+
+    lost: int
+    wrong: int
+    repeated: int
+    attempts: int
+
+    @classmethod
+    def of(cls, out: Path, plan: list[list[str]]) -> "Rows":
+        steps = taken(out)
+        lost = wrong = 0
+        for step, rows in enumerate(plan):
+            seen = Counter()
+            for ranks in steps.get(step, {}).values():
+                ids = Counter(one for rank in ranks.values() for one in rank)
+                wrong += (ids - Counter(rows)).total()
+                seen |= ids
+            lost += (Counter(rows) - seen).total()
+        wrong += sum(len(rank) for step in steps if step >= len(plan) for a in steps[step].values() for rank in a.values())
+        repeated = sum(len(attempts) > 1 for attempts in steps.values())
+        return cls(lost, wrong, repeated, len({attempt for attempts in steps.values() for attempt in attempts}))
+
+    @property
+    def measured(self) -> dict[str, int]:
+        return {"rows lost": self.lost, "rows wrong": self.wrong, "steps repeated": self.repeated}
+
+
+def recovered(out: Path, since: float, seconds: float, process: Process | None = None) -> float:
+    """Seconds from `since` until a step is begun that had not been begun before."""
+    before = newest_step(out)
+    until(lambda: newest_step(out) > before, seconds, f"a step after {before}", process)
+    return time.time() - since
+
+
+def resumed_at(out: Path) -> list[int]:
+    """The steps at which attempts went on, in their order."""
+    lines = (out / "progress.log").read_text().splitlines() if (out / "progress.log").exists() else []
+    return [int(line.split("resuming at step")[1].split()[0].strip(",.;:")) for line in lines if "resuming at step" in line]
+
+
+# --- a cluster of node processes on this machine ------------------------------------------------------------------------
+
+
+class Cluster:
+    """A Ray head and nodes, each a `ray start --block` with all that it starts, on ports of their own."""
+
+    def __init__(self, folder: Path, port: int | None = None, **head: Any):
+        self.folder = folder
+        # socket paths must be short
+        self.temp = Path("/tmp") / f"cr{os.getpid()}-{free_ports(1)[0]}"
+        self.ports = free_ports(6)
+        self.address = f"127.0.0.1:{self.ports[0]}"
+        self.nodes: list[Process] = []
+        self.head = self.start_head(**head)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For a command that joins."""
+        return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "disabled"}
+
+    def start_head(self, **options: Any) -> Process:
+        gcs, dashboard, client, *agent = self.ports
+        head = self._start("head", "--head", f"--port={gcs}", f"--dashboard-port={dashboard}",
+                           f"--ray-client-server-port={client}", *_agent(agent), "--dashboard-host=127.0.0.1",
+                           f"--temp-dir={self.temp}", **options)  # fmt: skip
+        self._joined(head, 1)
+        return head
+
+    def add(self, **options: Any) -> Process:
+        """Another node on this machine."""
+        alive = len(self.alive())
+        node = self._start(f"node{len(self.nodes)}", f"--address={self.address}", *_agent(free_ports(3)), **options)
+        self.nodes.append(node)
+        self._joined(node, alive + 1)
+        return node
+
+    def _start(self, name: str, *options: str, **more: Any) -> Process:
+        named = [f"--{key.replace('_', '-')}={value}" for key, value in more.items()]
+        store = [] if "object_store_memory" in more else ["--object-store-memory=200000000"]
+        command = [str(BIN / "ray"), "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        return Process([*command, *options, *store, *named], self.folder / f"{name}.log", {"RAY_AUTH_MODE": "disabled"})
+
+    def _joined(self, node: Process, nodes: int) -> None:
+        until(lambda: len(self.alive()) >= nodes, 180, f"node {nodes} of the cluster", node)
+
+    def alive(self) -> list[str]:
+        """Ids of the nodes that the head counts as alive, asked without becoming a driver."""
+        from ray._raylet import GcsClient
+
+        try:
+            nodes = GcsClient(address=self.address).get_all_node_info(timeout=5)
+        except Exception:
+            return []
+        return [node_id.hex() for node_id, info in nodes.items() if info.state == 0]
+
+    def end(self) -> None:
+        for node in (*reversed(self.nodes), self.head):
+            node.end()
+
+
+def _agent(ports: Sequence[int]) -> list[str]:
+    names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    return [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]
