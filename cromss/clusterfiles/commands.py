@@ -24,7 +24,7 @@ _RULES = [
      "grants far more than is needed", "write a policy of the actions used"),
     (r"\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY", "holds a key", _WAY_SECRET),
     (r"\w+://[^\s/:@$'\"]+:(?!\$|REPLACE_)[^\s/@'\"]+@", "holds a password in an address", _WAY_SECRET),
-    (rf"(?i:\b\w*{_SECRET}\w*)\s*=\s*['\"]?{_LITERAL}", "holds a secret in plain text", _WAY_SECRET),
+    (rf"(?i:\b\w*{_SECRET}(?!\w*_(?:FILE|PATH|NAME)\b)\w*)\s*=\s*['\"]?{_LITERAL}", "holds a secret in plain text", _WAY_SECRET),
 ]  # fmt: skip
 _COMPILED = [(re.compile(pattern), what, way) for pattern, what, way in _RULES]
 _PLACEHOLDER = re.compile(r"(?<!s\|)REPLACE_\w+")  # not where sed fills it in

@@ -116,7 +116,7 @@ def _aws(document: Document) -> Iterator[Finding]:
                           "SecurityGroupIds: [a group of your own]")  # fmt: skip
         profile = config.get("IamInstanceProfile") or {}
         if not (profile.get("Name") or profile.get("Arn")):
-            yield Finding(line, f"{name} has no IamInstanceProfile: Ray gives a head all of EC2 and S3, a worker not even its bucket",
+            yield Finding(line, f"{name} has no IamInstanceProfile: a head gets all of EC2 and S3, a worker no bucket",
                           "IamInstanceProfile: {Name: a role of its own}")  # fmt: skip
         if (config.get("MetadataOptions") or {}).get("HttpTokens") != "required":
             where = document.line(*path, "MetadataOptions")
