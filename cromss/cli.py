@@ -6,6 +6,8 @@ import shlex
 import sys
 from collections.abc import Callable
 
+from cromss.leaving import TERMINATED, Left
+
 
 def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
     """Wrap a verb's `main`: a ValueError is printed, not traced; Ctrl-C is no crash."""
@@ -20,6 +22,9 @@ def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
             for line in str(error).splitlines():
                 print(f"{_module(main).rpartition('.')[2]}: {line}", file=sys.stderr)
             return 1 if isinstance(error, FloatingPointError) else 2
+        except Left as left:
+            print(f"{_module(main).rpartition('.')[2]}: {left}", file=sys.stderr)
+            return TERMINATED
         except KeyboardInterrupt:
             print("interrupted; the same command (a sweep: with its --out) goes on from what is there", file=sys.stderr)
             return 130

@@ -105,7 +105,12 @@ class ScalingConfig(Settings):
     bucket_mb: float = Field(25.0, gt=0)  # of gradients that the workers exchange at a time
     checkpoint_epochs: int = Field(1, ge=1)
     checkpoints: str | None = None  # folder or bucket (default: OUT/checkpoints); below it, one a trial
-    max_failures: int = Field(3, ge=0)  # restarts from the newest checkpoint after a crash of a worker
+    max_failures: int = Field(3, ge=0)  # restarts in a row, after a crash, that brought no new checkpoint
+    min_workers: int | None = Field(
+        None, ge=1
+    )  # where nodes come and go: the fewest to go on with (default: num_workers)
+    patience: float = Field(5.0, ge=0)  # minutes to wait for all the workers, before fewer will do
+    stall_minutes: float = Field(15.0, gt=0)  # a worker that makes no step for so long is ended and started again
 
     @pydantic.field_validator("micro_batch", mode="before")
     @classmethod
@@ -126,6 +131,14 @@ class ScalingConfig(Settings):
             raise ValueError(
                 f"scaling.branches=streams: a compiled network (scaling.compile={self.compile}) runs on one stream; "
                 f"compile the objective alone, or leave branches sequential"
+            )
+        return self
+
+    @pydantic.model_validator(mode="after")
+    def _no_fewer_than_there_are(self) -> "ScalingConfig":
+        if self.min_workers is not None and self.num_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(
+                f"scaling.min_workers={self.min_workers}: must be at most scaling.num_workers={self.num_workers}"
             )
         return self
 

@@ -4,11 +4,14 @@ OUT/sweep.json   OUT/trials/<key>/{trial.json, journal/*.jsonl}      (a single r
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, TextIO
+from typing import Any, BinaryIO, NamedTuple
+
+log = logging.getLogger(__name__)
 
 
 class Entry(NamedTuple):
@@ -23,20 +26,27 @@ class Entry(NamedTuple):
 class Journal:
     """Append-only metrics of one run: `folder/000001.jsonl`, ... one segment for every process that wrote.
 
-    A batch of entries is on disk when `append` returns. Steps may repeat, as they do after a resume: the last wins.
+    A batch of entries is on disk when `append` returns, unless the disk is full: then they wait in memory for the next one,
+    and the training goes on. Steps may repeat, as they do after a resume: the last wins.
     """
 
     def __init__(self, folder: str | Path, run: str) -> None:
         self.run = run
         self._file = _new_segment(Path(folder))
+        self._waiting = b""
 
     def append(self, *entries: Entry) -> None:
         """Write `entries` and wait for the disk."""
         for entry in entries:
             metrics = {name: float(value) for name, value in entry.metrics.items()}
-            self._file.write(json.dumps({"run": self.run} | entry._replace(metrics=metrics)._asdict()) + "\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
+            line = json.dumps({"run": self.run} | entry._replace(metrics=metrics)._asdict()) + "\n"
+            self._waiting += line.encode()
+        try:
+            while self._waiting:  # unbuffered: of a line that fits only in part, the rest comes next
+                self._waiting = self._waiting[self._file.write(self._waiting) :]
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            log.warning("%s cannot be written (%s); the journal waits in memory", self._file.name, error.strerror)
 
     def log(self, step: int, metrics: Mapping[str, float], epoch: float | None = None) -> None:
         """One entry, timed now."""
@@ -52,13 +62,13 @@ class Journal:
         self.close()
 
 
-def _new_segment(folder: Path) -> TextIO:
+def _new_segment(folder: Path) -> BinaryIO:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         number = max((int(path.stem) for path in folder.glob("[0-9]*.jsonl")), default=0) + 1
         while True:
             try:
-                return open(folder / f"{number:06d}.jsonl", "x")
+                return open(folder / f"{number:06d}.jsonl", "xb", buffering=0)
             except FileExistsError:  # another process of this trial took the number
                 number += 1
     except OSError as error:

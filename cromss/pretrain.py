@@ -1,25 +1,31 @@
 """`python -m cromss.pretrain --data STORE --out DIR`: pretrain the encoders on Ray Train workers.
 
-The same command again goes on from the newest valid checkpoint, with any number of workers that divides `data.lanes`.
+The same command again goes on from the newest valid checkpoint, with any number of workers that divides `data.lanes`. On
+SIGTERM the workers write a checkpoint in mid-epoch and leave: exit status 143.
 """
 
 import argparse
+import contextlib
+import os
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from cromss.attempts import DRAINED, REFUSED, fitted
 from cromss.cli import command_line, verb
 from cromss.config import OBJECTIVES, RunConfig, add_arguments, layers_from, resolve, shown
 from cromss.data.plan import check_world
 from cromss.data.quarantine import opened
 from cromss.data.store import Lost, PatchStore
 from cromss.files import Folder
-from cromss.ray_session import Share, connect, following, share_of, unique_name, writable
+from cromss.leaving import Left, asked, on_sigterm
+from cromss.ray_session import Share, capacity, connect, following, share_of, writable
 
 QUARANTINE = "quarantine.json"
-REFUSED = ".refused.json"  # what one worker of several had to say before it ended them all
+LOOK = 2.0  # seconds, about: how often the workers look whether they are to leave
 
 # (metrics of an epoch, where to send what Tune shall see of them)
 Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
@@ -27,14 +33,16 @@ Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
 
 def pretrain(
     config: RunConfig, data: str | Path, out: Path, share: Share, *, key: str, downstream: str | Path | None = None,
-    report: Report | None = None, show: bool = True, quarantine: Path | None = None,
+    report: Report | None = None, show: bool = True, quarantine: Path | None = None, leave: Sequence[Path] = (),
 ) -> dict[str, Any]:  # fmt: skip
     """Fit a TorchTrainer (or, with a share of no workers, run here); the content of `out/pretraining.json`.
 
     quarantine   where damaged shards are remembered that data.quarantine leaves out (default: under `out`)
     report   called in this process with the metrics of every epoch that has a probe; inside a Tune trial only
+    leave    folders, beside `out`, in which the run may be asked to leave
     Raises ValueError for mistakes in configuration or data (found before a worker starts), FloatingPointError for a loss
-    that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`.
+    that is not finite, RuntimeError when the workers failed more often than `scaling.max_failures`, Left when it was asked
+    to leave and has.
     """
     out.mkdir(parents=True, exist_ok=True)
     store = opened(
@@ -51,10 +59,17 @@ def pretrain(
         "key": key,
         "threads": share.threads,
         "gpu": share.gpus > 0,
+        "leave": [str(folder.absolute()) for folder in (out, *leave)],
     }
     (out / REFUSED).unlink(missing_ok=True)
     with following(out / "progress.log", show):
-        outcome = _fitted(job, config, out, share, report) if share.workers else _run_here(job, report)
+        if share.workers:
+            callbacks = [_forwarded(report)] if report else []
+            outcome = fitted(_worker, job, config, out, share, callbacks, lambda line: _say(out, line))
+        else:
+            outcome = _run_here(job, report)
+    if "left" in outcome:
+        raise Left(outcome["left"], outcome["step"])
     if error := outcome.get("error"):
         raise FloatingPointError(error) if outcome["kind"] == "FloatingPointError" else ValueError(error)
     return outcome
@@ -65,29 +80,6 @@ def _with_share(config: RunConfig, share: Share) -> RunConfig:
         return config
     reader = config.data.reader.model_copy(update={"cpus": share.reader_cpus})
     return config.model_copy(update={"data": config.data.model_copy(update={"reader": reader})})
-
-
-def _fitted(job: dict[str, Any], config: RunConfig, out: Path, share: Share, report: Report | None) -> dict[str, Any]:
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train import RunConfig as TrainRun
-    from ray.train.torch import TorchTrainer
-
-    trainer = TorchTrainer(
-        _worker,
-        train_loop_config=job,
-        scaling_config=ScalingConfig(
-            num_workers=share.workers,
-            use_gpu=share.gpus > 0,
-            resources_per_worker={"CPU": share.cpus, **({"GPU": share.gpus} if share.gpus else {})},
-        ),
-        run_config=TrainRun(
-            name=unique_name(job["key"]),
-            storage_path=str((out / "ray").absolute()),
-            failure_config=FailureConfig(max_failures=config.scaling.max_failures),
-            callbacks=[_forwarded(report)] if report else [],
-        ),
-    )
-    return trainer.fit().return_value
 
 
 def _forwarded(report: Report) -> Any:
@@ -125,7 +117,53 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device
 
     context = ray.train.get_context()
-    return _run(job, context.get_world_rank(), get_device(), ray.train.report, alone=context.get_world_size() == 1)
+    rank, alone = context.get_world_rank(), context.get_world_size() == 1
+    return _run(job, rank, get_device(), ray.train.report, _together(job["leave"], rank), alone)
+
+
+def _together(folders: list[str], rank: int) -> Callable[[int], str]:
+    """Whether to leave, found out by all workers after the same steps, about every LOOK seconds: the first one looks, and
+    says when the next look is due."""
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+
+    drains = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "1"
+    due, looked = 0, time.monotonic()
+    last: int | None = None
+
+    def leave(step: int) -> str:
+        nonlocal due, looked, last
+        if step < due:
+            return ""
+        taken = ray.train.get_preemption_info() if drains else None
+        found: dict[str, Any] | None = None
+        if rank == 0:
+            now = time.monotonic()
+            seconds = (now - looked) / max(step - last, 1) if last is not None else LOOK
+            found = {
+                "why": DRAINED if taken else asked(map(Path, folders)),
+                "due": step + max(1, int(LOOK / max(seconds, 1e-6))),
+            }
+            looked, last = now, step
+        found = broadcast_from_rank_zero(found)
+        due = found["due"]
+        return found["why"]
+
+    return leave
+
+
+def _alone(folders: list[str]) -> Callable[[int], str]:
+    """Whether to leave, for a run in one process."""
+    looked = float("-inf")
+
+    def leave(step: int) -> str:
+        nonlocal looked
+        if (now := time.monotonic()) - looked < LOOK:
+            return ""
+        looked = now
+        return asked(map(Path, folders))
+
+    return leave
 
 
 def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
@@ -135,12 +173,18 @@ def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
 
             report(metrics, ray.tune.report)
 
-    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported)
+    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported, _alone(job["leave"]))
+
+
+def _say(out: Path, line: str) -> None:
+    with contextlib.suppress(OSError), (out / "progress.log").open("a") as file:  # a full disk ends no training
+        file.write(line + "\n")
 
 
 def _run(
-    job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str, float]], None], alone: bool = True
-) -> dict[str, Any]:
+    job: dict[str, Any], rank: int, device: Any, report: Callable[[dict[str, float]], None],
+    leave: Callable[[int], str], alone: bool = True,
+) -> dict[str, Any]:  # fmt: skip
     """A mistake, or a loss that is not finite, is an answer, not a crash to retry.
 
     One worker of several (`alone` is False) cannot just return it: the others would wait for it in their next all-reduce.
@@ -154,13 +198,15 @@ def _run(
 
     torch.set_num_threads(job["threads"])
     out = Path(job["out"])
+    if not out.is_dir():
+        host = os.uname().nodename
+        return {
+            "error": f"--out {out}: the node {host} cannot see it; name a folder that all nodes share",
+            "kind": "ValueError",
+        }
     if (said := read_json(out / REFUSED)) is not None:
         return said
     journal = Journal(out / "journal", job["key"]) if rank == 0 else None
-
-    def say(line: str) -> None:
-        with (out / "progress.log").open("a") as file:
-            file.write(line + "\n")
 
     try:
         config = resolve(job["config"])
@@ -172,7 +218,8 @@ def _run(
             device=device,
             journal=journal.log if journal else lambda step, metrics, epoch: None,
             report=report,
-            say=say,
+            say=lambda line: _say(out, line),
+            leave=leave,
         )
     except (ValueError, FloatingPointError) as error:
         answer = {"error": str(error), "kind": type(error).__name__}
@@ -214,21 +261,12 @@ def main(argv: list[str] | None = None) -> int:
         judge = PatchStore.open(args.downstream, cache=config.data.cache) if args.downstream else None
         check(config, PatchStore.open(args.data, cache=config.data.cache), judge)
     connect()
-    import ray
-
     from cromss.training.pretraining import checkpoints_of
 
-    resources = ray.cluster_resources()
-    share = share_of(config, resources.get("CPU", 0), resources.get("GPU", 0))
+    share = share_of(config, *capacity())
     print(f"pretraining on {share}, journal in {out}, checkpoints in {checkpoints_of(config, out)}")
-    result = pretrain(
-        config,
-        args.data,
-        out,
-        share,
-        key="pretrain",
-        downstream=args.downstream,
-    )
+    with on_sigterm(out):
+        result = pretrain(config, args.data, out, share, key="pretrain", downstream=args.downstream)
     _track(out, config, args.data, args.downstream, result)
     print(f"encoders: {', '.join(str(path) for path in sorted((out / 'encoders').glob('*.safetensors')))}")
     return 0

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ QUIET = {
     "RAY_worker_maximum_startup_concurrency": "8",  # fractional CPUs start more processes than cores; no warning for that
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+# On a cluster nodes may be taken back: Ray Train watches for it, and workers learn of it within seconds.
+WATCHFUL = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2"}
 
 
 def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
@@ -41,17 +44,55 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
     if ray.is_initialized():
         return
     if address != "local":
-        ray.init(address=address, runtime_env={"env_vars": dict(QUIET)}, log_to_driver=False)
+        os.environ.update(WATCHFUL)
+        ray.init(address=address, runtime_env={"env_vars": QUIET | WATCHFUL}, log_to_driver=False)
         return
-    ray.init(
-        address="local",  # without it Ray would try to join whatever else runs on this machine
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        include_dashboard=True,  # without it every stopped trial keeps its placement group for ever
-        dashboard_host="127.0.0.1",
-        log_to_driver=False,
-        logging_level="warning",
-    )
+    with on_loopback():
+        ray.init(
+            address="local",  # without it Ray would try to join whatever else runs on this machine
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            include_dashboard=True,  # without it every stopped trial keeps its placement group for ever
+            dashboard_host="127.0.0.1",
+            log_to_driver=False,
+            logging_level="warning",
+        )
+
+
+@contextlib.contextmanager
+def on_loopback() -> Iterator[None]:
+    """A Ray that starts in this block listens on loopback alone, with all its processes.
+
+    By default the GCS, the raylet, the agents and every worker listen on all interfaces; `_node_ip_address` does not help, as
+    Ray resolves 127.0.0.1 back to the machine's own address. This is Ray's own switch for "this machine only".
+    """
+    from ray._private import ray_constants
+
+    ray_constants.ENABLE_RAY_CLUSTER = False  # the variable is read when ray is imported, which is over
+    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    if sys.platform == "linux":  # gloo listens on what the host's name resolves to, NCCL on the first card
+        alone |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    before = {name: os.environ.get(name) for name in alone}
+    os.environ.update(alone)
+    try:
+        yield
+    finally:  # Ray's processes have it; whatever else this one starts may be a cluster
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def capacity() -> tuple[float, float]:
+    """CPUs and GPUs that the connected cluster has, or may have: where an autoscaler adds nodes, it may have none yet."""
+    import ray
+    from ray._private.state import state
+
+    there = ray.cluster_resources()
+    promised = state.get_max_resources_from_cluster_config() or {}
+    cpus, gpus = (max(there.get(name, 0.0), float(promised.get(name, 0.0))) for name in ("CPU", "GPU"))
+    return cpus, gpus
 
 
 @dataclass(frozen=True)
@@ -70,6 +111,11 @@ class Share:
     @property
     def all_cpus(self) -> float:
         return max(self.workers, 1) * (self.cpus + self.reader_cpus)
+
+    @property
+    def demand(self) -> dict[str, float]:
+        """What Ray reserves for a worker."""
+        return {"CPU": self.cpus, **({"GPU": self.gpus} if self.gpus else {})}
 
     def __str__(self) -> str:
         return f"{self.workers} {'GPU' if self.gpus else 'CPU'} worker(s)" if self.workers else "a process"

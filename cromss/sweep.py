@@ -24,9 +24,10 @@ from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
 from cromss.files import Folder
 from cromss.journal import read_json, read_trials, write_json
+from cromss.leaving import Left, asked, on_sigterm
 from cromss.portrait import sketch
 from cromss.pretrain import QUARANTINE
-from cromss.ray_session import connect, writable
+from cromss.ray_session import capacity, connect, writable
 from cromss.settings import leaves
 from cromss.trials.cache import sources_digest
 from cromss.trials.consent import Limit, agreed, spending, told
@@ -77,7 +78,8 @@ def sweep(
     data, downstream   stores; None where the samples name their own `world`
     Everything that can be refused is refused before the first trial: invalid samples, resources that cannot fit, an
     `out` that not every node sees, a budget that is spent. Raises ValueError, and NotAgreed where `limit` was not agreed to.
-    At the cap of a `limit` the trials are ended, and what is done is ranked like the whole.
+    At the cap of a `limit` the trials are ended, and what is done is ranked like the whole. On SIGTERM the trials write their
+    checkpoints and leave, and this raises Left.
     """
     ready = prepare(space, base, data, downstream, out, samples=samples, resume=resume)
     budget = ready.setting.budget
@@ -85,7 +87,10 @@ def sweep(
     if limit:
         _agree(limit, ready, ledger)
     announce(ready, ledger, limit)
-    perform(ready, ledger)
+    with on_sigterm(out):
+        perform(ready, ledger)
+        if why := asked([out]):
+            raise Left(why)
     return conclude(ready, ledger, limit)
 
 
@@ -110,8 +115,7 @@ def prepare(
     cache = first.data.cache
     store = opened(data, quarantine=first.data.quarantine, record=out / QUARANTINE, cache=cache)
     stores = store, PatchStore.open(downstream, cache=cache)
-    total = ray.cluster_resources()
-    plan = budget(first, total.get("CPU", 0), total.get("GPU", 0), gpu_memory(total))
+    plan = budget(first, *capacity(), gpu_memory(ray.cluster_resources()))
     setting = Setting(
         base=base, data=str(stores[0].path), downstream=str(stores[1].path), out=str(out), budget=plan,
         command=command_line(), downstream_digest=stores[1].digest, work=work, worlds=worlds,

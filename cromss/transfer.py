@@ -299,6 +299,7 @@ def main(argv: list[str] | None = None) -> int:
                 f"warning: the {result['modality']} encoder was trained on other values than this store holds, on average: "
                 f"{', '.join(far)}; another offset, unit or region?"
             )
+    trial["downstream"].sort(key=lambda one: (*_what(one), one["repeat"]))  # they ended in any order
     write_json(out / "trial.json", trial | {"status": "done"})
     Sink(out).sync(final=True)
     print(_table(trial["downstream"]))

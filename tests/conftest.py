@@ -15,7 +15,7 @@ hypothesis.settings.load_profile("shared machine")
 
 from s3 import bucket, s3  # noqa: F401
 
-from cromss.ray_session import QUIET
+from cromss.ray_session import QUIET, on_loopback
 from cromss.torchvision_cpu import make_importable
 
 for name, value in QUIET.items():
@@ -64,15 +64,16 @@ def ray_session():
     """One local Ray of two CPUs for the whole test run; with its dashboard, or stopped trials would keep their CPUs."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        object_store_memory=300_000_000,
-        include_dashboard=True,
-        dashboard_host="127.0.0.1",
-        logging_level="warning",
-        log_to_driver=False,
-    )
+    with on_loopback():
+        ray.init(
+            address="local",
+            num_cpus=2,
+            object_store_memory=300_000_000,
+            include_dashboard=True,
+            dashboard_host="127.0.0.1",
+            logging_level="warning",
+            log_to_driver=False,
+        )
     yield ray
     ray.shutdown()
 

@@ -99,9 +99,12 @@ def two_workers(store: PatchStore, plan: Plan) -> Trained:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from cromss.rendezvous import Rendezvous
+
     with tempfile.TemporaryDirectory(prefix="cromss-bench-train-") as folder:
         TorchTrainer(
             _receive,
+            torch_config=Rendezvous(),
             train_loop_config={"store": str(store.path), "plan": plan.arguments, "out": folder},
             scaling_config=ScalingConfig(num_workers=WORKERS, resources_per_worker={"CPU": WORKER_CPUS}),
             run_config=RunConfig(name=unique_name("bench"), storage_path=folder),

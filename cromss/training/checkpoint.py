@@ -104,6 +104,14 @@ def _upload(final: Folder, step: int, tensors: dict[str, Any], state: dict[str, 
         raise OSError(f"{final}: cannot be written ({fault(error)})") from None
 
 
+def newest_name(directory: str | Path | Folder) -> str:
+    """Name of the newest checkpoint, valid or not; empty where there is none, or its bucket does not answer."""
+    try:
+        return next((one.name for one in _folders(Folder.of(directory))), "")
+    except OSError:
+        return ""
+
+
 def newest_valid(directory: str | Path | Folder) -> tuple[Checkpoint | None, list[str]]:
     """The newest checkpoint that holds, and a line for each newer one that does not.
 

@@ -53,10 +53,30 @@ class Meter:
             self.sums[name] = self.sums[name] + value.detach() if name in self.sums else value.detach().clone()
         self.steps, self.rows, self.waited = self.steps + 1, self.rows + rows, self.waited + waited
 
+    def state(self) -> dict[str, Any]:
+        """What a run that leaves in mid-epoch takes along; JSON."""
+        sums = {name: float(total) for name, total in self.sums.items()}
+        seconds = time.monotonic() - self.started
+        return {"sums": sums, "steps": self.steps, "rows": self.rows, "waited": self.waited, "seconds": seconds}
+
+    @classmethod
+    def resumed(cls, state: dict[str, Any], device: torch.device) -> "Meter":
+        """The meter of an epoch that goes on. Of several workers, all go on from the first one's."""
+        sums = {name: torch.tensor(total, device=device) for name, total in state["sums"].items()}
+        return cls(sums, state["steps"], state["rows"], state["waited"], time.monotonic() - state["seconds"])
+
     def read(self, world: int) -> dict[str, float]:
         seconds = max(time.monotonic() - self.started, 1e-9)
         means = {f"train/{name}": float(total) / self.steps for name, total in self.sums.items()}
         return means | {"perf/patches_per_s": self.rows * world / seconds, "perf/data_wait": self.waited / seconds}
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """`fit` left in mid-epoch, as it was asked to."""
+
+    why: str
+    meter: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -85,17 +105,21 @@ def fit(
     say_every: float = 10.0,
     micro_batch: int | None = None,
     make_step: Callable[..., Step] = Step,
-) -> None:
+    leave: Callable[[int], str] = lambda step: "",
+    meter: Meter | None = None,
+) -> Unfinished | None:
     """Train from `training.step` to the end of the plan, `micro_batch` pairs at a time (None: a worker's all).
 
     `batches` must start at that step. After each epoch: validate, step the schedule on `val/loss`, call `at_epoch_end`.
     `observe(batch, logits, alpha, gamma)` sees the last steps of every epoch and all of the last epoch's; what it then
-    reads joins the epoch's metrics. Raises FloatingPointError, naming the step, for a
+    reads joins the epoch's metrics. `leave(step)` is asked within an epoch, by every worker after the same steps: a reason
+    ends the loop there, and `meter` is what an epoch that goes on has counted before.
+    Raises FloatingPointError, naming the step, for a
     loss that is not finite, before the optimizer moves.
     """
     step = make_step(training, config, inputs, classes, device, micro_batch)
     world = dist.get_world_size() if dist.is_initialized() else 1
-    meter, said, began, first = Meter(), time.monotonic(), time.monotonic(), training.step
+    meter, said, began, first = meter or Meter(), time.monotonic(), time.monotonic(), training.step
     last_epoch = plan.epoch_of(plan.steps - 1)
     training.network.train()
     for batch, waited in _timed(uploaded(batches, device, config.scaling.double_buffer)):
@@ -126,6 +150,10 @@ def fit(
             step_schedule(training.scheduler, metrics["val/loss"])
             at_epoch_end(EpochEnd(epoch, training.step, metrics, done))
             meter, said = Meter(), time.monotonic()
+        elif why := leave(training.step):
+            step.finite.check()
+            return Unfinished(why, meter.state())
+    return None
 
 
 @torch.no_grad()

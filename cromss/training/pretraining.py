@@ -28,11 +28,11 @@ from cromss.data.patch import Batch
 from cromss.data.plan import Plan, select
 from cromss.data.store import PatchStore
 from cromss.data.stream import open_batches, open_rows
-from cromss.files import Folder
+from cromss.files import Folder, fault
 from cromss.landcover import class_map
 from cromss.networks.encoders import EncoderCard, save_encoder
 from cromss.training import checkpoint, segmenter_file, selfsupervised, warmstart
-from cromss.training.loop import EpochEnd, evaluate, fit, make_scheduler
+from cromss.training.loop import EpochEnd, Meter, evaluate, fit, make_scheduler
 from cromss.training.microbatch import choose
 from cromss.training.noise import NoiseMeter
 from cromss.training.pictures import Selection, pretraining_panels
@@ -41,11 +41,13 @@ from cromss.training.rows import journalled
 from cromss.training.sentinel import Sentinel
 from cromss.training.state import Inputs, Training
 from cromss.training.step import Step, averaged
+from cromss.training.watchdog import Watchdog
 
 FEW = 8  # places: a validation loss of fewer says little
 
 Journal = Callable[[int, dict[str, float], float], None]  # (step, metrics, epoch)
 Report = Callable[[dict[str, float]], None]  # called by every rank after every epoch with a probe, and at the end
+Leave = Callable[[int], str]  # (step) -> why the run is to leave; asked by every rank after the same steps
 
 
 def inputs_for(config: RunConfig, store: PatchStore) -> Inputs:
@@ -148,10 +150,12 @@ def run(
     journal: Journal = lambda step, metrics, epoch: None,
     report: Report = lambda metrics: None,
     say: Callable[[str], None] = lambda line: None,
+    leave: Leave = lambda step: "",
 ) -> dict[str, Any]:
     """Pretrain, or go on from the newest valid checkpoint; the content of `pretraining.json`.
 
-    Calling it again after the end changes nothing and returns the same. Raises ValueError when `out` belongs to another
+    Calling it again after the end changes nothing and returns the same. A run that was asked to leave writes a checkpoint, in
+    mid-epoch too, and returns `{"left": why, "step": step}`. Raises ValueError when `out` belongs to another
     configuration or store, FloatingPointError for a loss that is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
@@ -180,10 +184,13 @@ def run(
     selection = Selection(out / "selection.npz", store, config, inputs, held) if rank == 0 and labelled else None
     seen = dict(past.get("metrics", {}))
     began = time.monotonic() - past.get("seconds", 0.0)
+    dog = Watchdog(config.scaling.stall_minutes, out, rank)
+    unfinished = None
 
     def validate() -> dict[str, float]:
         rows = open_rows(store, split="train", folds=held, batch_size=min(32, config.optim.batch_size),
                          bands=inputs.bands, rank=rank, world=world, clean=store.has_clean)  # fmt: skip
+        rows = dog.over(rows)
         if not labelled:
             return selfsupervised.evaluate(training.module, rows, config, inputs, device=device)
         return evaluate(training.module, rows, config, inputs, classes=classes, device=device)
@@ -196,7 +203,10 @@ def run(
         seen.update(metrics)
         if rank == 0:
             if (end.epoch + 1) % config.scaling.checkpoint_epochs == 0 or end.last:
-                _save(training, config, store, out, {"metrics": seen, "seconds": time.monotonic() - began})
+                past = {"metrics": seen, "seconds": time.monotonic() - began}
+                if missed := _saved_or_missed(training, config, store, out, past, say, last=end.last):
+                    metrics["checkpoint/missed"] = missed
+            dog.beat()
             journal(end.step, metrics, end.epoch + 1)
             if selection:
                 selection(end.epoch, training.module, device)
@@ -215,11 +225,18 @@ def run(
             batches = sentinel.watch(batches)
         if config.data.journal_rows:
             batches = journalled(batches, out / "rows", rank, world, training.step, _attempt(world))
-        fit(
-            training, batches, plan, config, inputs, classes=classes, device=device, validate=validate,
-            at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise, micro_batch=micro_batch,
-            make_step=Step if labelled else partial(selfsupervised.SelfSupervisedStep, steps=plan.steps),
-        )  # fmt: skip
+        with dog:
+            unfinished = fit(
+                training, dog.over(batches), plan, config, inputs, classes=classes, device=device, validate=validate,
+                at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise,
+                micro_batch=micro_batch, leave=leave, meter=Meter.resumed(past["meter"], device) if "meter" in past else None,
+                make_step=Step if labelled else partial(selfsupervised.SelfSupervisedStep, steps=plan.steps),
+            )  # fmt: skip
+    if unfinished:
+        if rank == 0:
+            past = {"metrics": seen, "seconds": time.monotonic() - began, "meter": unfinished.meter}
+            _saved_or_missed(training, config, store, out, past, say)
+        return {"left": unfinished.why, "step": training.step}
     result = {
         "steps": plan.steps,
         "dropped_rows": plan.dropped,
@@ -328,6 +345,25 @@ def _save(training: Training, config: RunConfig, store: PatchStore, out: Path, p
             "past": past,
         },
     )
+
+
+def _saved_or_missed(
+    training: Training, config: RunConfig, store: PatchStore, out: Path, past: dict[str, Any], say: Callable[[str], None],
+    last: bool = False,
+) -> int:  # fmt: skip
+    """Save a checkpoint; 1 where there was no room for it, or its bucket did not answer. The one before stays, and training
+    goes on: the next may find room. Raises ValueError for the last one of a run, which nothing comes after."""
+    try:
+        _save(training, config, store, out, past)
+    except OSError as error:
+        where = checkpoints_of(config, out)
+        if last:
+            raise ValueError(
+                f"{where}: the last checkpoint cannot be written ({fault(error)}); make room, and the same command goes on"
+            ) from None
+        say(f"step {training.step}: no checkpoint, {where} cannot be written ({fault(error)}); the one before it stays")
+        return 1
+    return 0
 
 
 def _is_json(value: Any) -> bool:

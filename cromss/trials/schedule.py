@@ -7,6 +7,7 @@ from typing import Any
 
 from cromss.config import RunConfig
 from cromss.journal import read_json, read_trials, write_json
+from cromss.leaving import asked
 from cromss.ray_session import unique_name
 from cromss.trials.spending import CUT, Ledger, is_left, watched
 from cromss.trials.trial import Setting, record_of, run_trial
@@ -92,7 +93,7 @@ def _tuner(setting: Setting, config: RunConfig, space: dict[str, Any] | None, le
             storage_path=str(Path(setting.out) / "ray"),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),
-            **watched(ledger),
+            **watched(ledger, Path(setting.out)),
         ),
     )
 
@@ -111,16 +112,19 @@ def _fit(tuner: Any, setting: Setting, seed: int, ledger: Ledger) -> None:
         path = Path(setting.out) / "trials" / record["key"] / "trial.json"
         written = read_json(path)
         known = written or record
-        if known["status"] != "running":
-            continue
         cut = Path(result.path).name in ledger.cut
+        # at the cap its workers may go before the trial itself, which then takes that for a failure
+        if known["status"] != "running" and not (cut and known["status"] == "failed"):
+            continue
+        if asked([Path(setting.out)]):  # it has left, and will go on
+            continue
         if ledger.cut and not cut and written is None:
             continue
         changed: dict[str, Any]
-        if result.error:
-            changed = {"status": "failed", "reason": " ".join(str(result.error).split())[-500:]}
-        elif cut:
+        if cut:
             changed = {"status": "stopped", "reason": f"{CUT}the cap of {ledger.cap:g} {ledger.unit} was met"}
+        elif result.error:
+            changed = {"status": "failed", "reason": " ".join(str(result.error).split())[-500:]}
         else:
             changed = {"status": "stopped", "reason": "stopped early: its probe was behind"}
             changed["last"] = {key: result.metrics[key] for key in ("score", "epoch") if key in (result.metrics or {})}

@@ -12,6 +12,8 @@ import uuid
 from pathlib import Path
 from typing import Any
 
+from cromss.leaving import asked
+
 BEAT = 10.0  # seconds: what a killed driver may leave uncounted
 CUT = "budget: "  # how the reason of a trial begins that the cap has cut off
 
@@ -66,6 +68,11 @@ class Ledger:
     def hours(self) -> float:
         """Spent so far, earlier attempts included."""
         return self._spent + self.devices * len(self._running) * (self._now() - self._counted) / 3600
+
+    @property
+    def running(self) -> frozenset[str]:
+        """The trials that hold devices now."""
+        return frozenset(self._running)
 
     @property
     def exhausted(self) -> bool:
@@ -123,8 +130,9 @@ class Ledger:
             self._unwritten.clear()
 
 
-def watched(ledger: Ledger) -> dict[str, Any]:
-    """What Tune's RunConfig takes so that the ledger sees every trial start and end, and the cap ends them all.
+def watched(ledger: Ledger, out: Path) -> dict[str, Any]:
+    """What Tune's RunConfig takes so that the ledger sees every trial start and end, and the cap ends them all; and so that
+    none begins once the sweep in `out` was asked to leave: those that run are waited for while they write their checkpoints.
 
     Tune asks the stopper at every turn of its loop (ten times a second), reports or none; trials that do not listen are
     killed with their workers and tasks after ten seconds.
@@ -139,7 +147,15 @@ def watched(ledger: Ledger) -> dict[str, Any]:
             ledger.beat()
             if ledger.exhausted:
                 ledger.cut_off()
-            return ledger.exhausted
+            return ledger.exhausted or self._left()
+
+        leaving: frozenset[str] | None = None  # the trials that are on their way out
+
+        def _left(self) -> bool:
+            if not asked([out]):
+                return False
+            self.leaving = ledger.running if self.leaving is None else self.leaving & ledger.running
+            return not self.leaving
 
     class Watch(tune.Callback):
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

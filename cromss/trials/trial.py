@@ -10,6 +10,7 @@ from typing import Any
 
 from cromss.config import RunConfig, resolve
 from cromss.journal import read_json, write_json
+from cromss.leaving import Left, asked
 from cromss.provenance import collect
 from cromss.settings import leaves
 from cromss.trials.arms import arm
@@ -104,13 +105,16 @@ def _single(config: RunConfig) -> dict[str, Any]:
 
 def run_trial(sample: dict[str, Any], setting: Setting) -> None:
     """Tune's function trainable. A finished trial of the same address is reported, not repeated, and so is one that was
-    stopped early; one that the budget cut off goes on. A failure is recorded with its reason and the sweep goes on."""
+    stopped early; one that the budget cut off goes on. A failure is recorded with its reason and the sweep goes on. Where the
+    sweep was asked to leave, the trial does, and its record stays that of a running one."""
     import ray.tune
 
     record = record_of(sample, setting)
     folder = Path(setting.out) / "trials" / record["key"]
     if (before := read_json(folder / "trial.json")) and _settled(before, record):
         ray.tune.report(_reported(before))
+        return
+    if asked([Path(setting.out)]):
         return
     # which line of the ledger this attempt is, what it holds, and what its parts took in seconds
     held = {"devices": setting.budget.devices, "unit": setting.budget.unit}
@@ -128,6 +132,8 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
         judged, clock["judging"] = _timed(setting.work.judge, config, setting, folder, record["key"])
         record["downstream"] = sorted(judged, key=lambda r: json.dumps([r["modality"], r["mode"], r["repeat"]]))
         record |= {"status": "done", "seconds": time.monotonic() - began}
+    except Left:
+        return
     except Exception as error:  # whatever went wrong with one trial is its own affair
         (folder / "error.txt").write_text(traceback.format_exc())
         reason = " ".join(str(error).split())[:500] or type(error).__name__

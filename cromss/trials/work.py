@@ -25,6 +25,7 @@ def pretrain(config: RunConfig, setting: "Setting", folder: Path, key: str) -> d
         return pretrain(
             _own_checkpoints(config, key), setting.data, folder, setting.budget.share, key=key, downstream=setting.downstream,
             report=_scored(config.sweep.metric), show=False, quarantine=Path(setting.out) / QUARANTINE,
+            leave=[Path(setting.out)],
         )  # fmt: skip
 
 

@@ -1,6 +1,8 @@
 """A worker's pretraining, in this process: reproducible, resumable, honest about what it belongs to."""
 
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ class Stopped(Exception):
     pass
 
 
-def pretrain(worlds, out, *layers, stop_after=None, downstream=False):
+def pretrain(worlds, out, *layers, stop_after=None, downstream=False, **more):
     """(result, journal) of a tiny run; `stop_after` epochs it is killed."""
     journal = []
 
@@ -27,9 +29,8 @@ def pretrain(worlds, out, *layers, stop_after=None, downstream=False):
             raise Stopped
 
     store = PatchStore.open(worlds[0])
-    result = pretraining.run(
-        resolve(TINY, *layers), store, out, journal=log, downstream=PatchStore.open(worlds[1]) if downstream else None
-    )
+    judge = PatchStore.open(worlds[1]) if downstream else None
+    result = pretraining.run(resolve(TINY, *layers), store, out, journal=log, downstream=judge, **more)
     return result, journal
 
 
@@ -129,3 +130,45 @@ def test_a_subset_of_bands_trains_an_encoder_of_that_many_channels(worlds, tmp_p
     state, card = load_encoder(tmp_path / "encoders" / "s2.safetensors")
     assert card.bands == ("B2", "B3", "B4", "B5", "B6", "B7", "B8", "B11", "B12")
     assert next(t for t in state.values() if t.ndim == 4).shape[1] == 9
+
+
+@pytest.mark.parametrize("steps", [1, 3, 5])
+def test_a_run_that_was_asked_to_leave_goes_on_bit_identical_from_mid_epoch(worlds, tmp_path, steps):
+    """Epochs end at the steps 4, 7 and 10: the losses of the one that was left are those of the epoch in one piece."""
+    whole = pretrain(worlds, tmp_path / "whole")[1]
+    left, before = pretrain(worlds, tmp_path / "left", leave=lambda step: "asked" if step == steps else "")
+    assert left == {"left": "asked", "step": steps}
+    assert not (tmp_path / "left" / "pretraining.json").exists()
+    rest = pretrain(worlds, tmp_path / "left")[1]
+    assert losses(before + rest) == losses(whole)
+    assert all(torch.equal(t, encoder(tmp_path / "left")[k]) for k, t in encoder(tmp_path / "whole").items())
+
+
+def test_a_checkpoint_that_finds_no_room_is_told_and_missed_and_the_next_one_is_written(worlds, tmp_path, monkeypatch):
+    save, said = checkpoint.save, []
+
+    def full(directory, step, *given):
+        if step < 6:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(directory, step, *given)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    journal = pretrain(worlds, tmp_path, say=said.append)[1]
+    assert [metrics.get("checkpoint/missed", 0) for _, metrics in journal] == [1, 0, 0]
+    (line,) = [line for line in said if "no checkpoint" in line]
+    assert line == (
+        f"step 4: no checkpoint, {tmp_path / 'checkpoints'} cannot be written (No space left on device); the one before it "
+        f"stays"
+    )
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == ["step-000000007", "step-000000010"]
+
+
+def test_the_last_checkpoint_must_find_room(worlds, tmp_path, monkeypatch):
+    def full(*given):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(
+        ValueError, match=r"checkpoints: the last checkpoint cannot be written \(No space left on device\)"
+    ):
+        pretrain(worlds, tmp_path, {"optim": {"epochs": 1}})

@@ -1,0 +1,75 @@
+"""Leaving early with nothing lost: whoever wants a run to end asks for it in a file, its workers look there every few seconds,
+write a checkpoint in mid-epoch and end. The same command goes on from that very step.
+
+Asked for by SIGTERM (a job that is stopped, a pod that is evicted), by a cloud that takes a node back, and where more workers
+have become free. The folder is one that every node sees, so it carries the word across machines.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import FrameType
+
+ASKED = ".leave"
+GRACE = 25.0  # seconds from SIGTERM to the end, checkpoint or not; Kubernetes kills after 30
+TERMINATED = 128 + signal.SIGTERM  # exit status
+
+
+class Left(Exception):
+    """A run ended before its end, as it was asked to; `step` is what it goes on from, None where nothing was running."""
+
+    def __init__(self, why: str, step: int | None = None) -> None:
+        self.why, self.step = why, step
+        at = "" if step is None else f" at step {step}, with its checkpoint written"
+        super().__init__(f"{why}: left{at}; the same command goes on")
+
+
+def ask(folder: Path, why: str) -> None:
+    """Ask the run in `folder` to leave; the first one to ask is the one who is told."""
+    if not asked([folder]):
+        with contextlib.suppress(OSError):
+            (folder / ASKED).write_text(why)
+
+
+def asked(folders: Iterable[Path]) -> str:
+    """Why the run is to leave; empty: it is not."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            if why := (folder / ASKED).read_text():
+                return why
+    return ""
+
+
+def withdraw(folder: Path) -> None:
+    """Nobody is asked any more."""
+    (folder / ASKED).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def on_sigterm(folder: Path) -> Iterator[None]:
+    """While the block runs, SIGTERM asks the run in `folder` to leave; GRACE seconds later, or at the second one, the process
+    ends all the same, with exit status 143. In a thread that is not the main one signals stay as they are."""
+    withdraw(folder)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: FrameType | None) -> None:
+        raise SystemExit(TERMINATED)
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        ask(folder, "SIGTERM")
+        signal.signal(signal.SIGTERM, end)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)}
+    signal.signal(signal.SIGALRM, end)
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)

@@ -1,0 +1,40 @@
+"""A loop that stands still is ended with its stacks written down; one that moves is not."""
+
+import subprocess
+import sys
+import textwrap
+
+PROGRAM = """
+    import sys, time
+    from pathlib import Path
+    from cromss.training.watchdog import Watchdog
+
+    def stuck_in_the_second_step():
+        time.sleep(60)
+
+    with Watchdog(1 / 60, Path(sys.argv[1]), rank=3) as dog:
+        for number in dog.over(range(6)):
+            time.sleep(0.4)  # 2.4 seconds in all, more than the second that a step may take
+            if number == 1 and sys.argv[2] == "stuck":
+                stuck_in_the_second_step()
+    print("done")
+"""
+
+
+def run(folder, how):
+    program = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(folder), how]
+    return subprocess.run(program, capture_output=True, text=True, timeout=50, check=False)
+
+
+def test_a_step_that_never_ends_ends_its_process_and_the_stack_says_where(tmp_path):
+    ended = run(tmp_path, "stuck")
+    assert ended.returncode == 1
+    assert ended.stdout == ""
+    (path,) = tmp_path.glob("stalled-3-*.txt")
+    assert "stuck_in_the_second_step" in path.read_text()
+
+
+def test_steps_that_end_in_time_leave_nothing_behind(tmp_path):
+    ended = run(tmp_path, "moving")
+    assert (ended.returncode, ended.stdout) == (0, "done\n")
+    assert list(tmp_path.iterdir()) == []
