@@ -28,8 +28,8 @@ Drain = Callable[[Notice, float], list[str]]
 class Watch:
     """What is known of the event at hand. `look` asks the cloud once, and does what there is to be done."""
 
-    def __init__(self, cloud: Cloud, drain: Drain, say: Callable[[str], None]) -> None:
-        self.cloud, self.drain, self.say = cloud, drain, say
+    def __init__(self, cloud: Cloud, drain: Drain, say: Callable[[str], None], does: str = "draining") -> None:
+        self.cloud, self.drain, self.say, self.does = cloud, drain, say, does
         self.event: Notice | None = None
         self.pending = False  # the event drains, and the GCS has not heard of it yet
         self._complaint = self._failure = ""
@@ -76,7 +76,7 @@ class Watch:
                 self.say(f"given up at the deadline: {error}")
             return
         self.pending = False
-        self.say(f"draining node {', '.join(name[:12] for name in nodes)}{_left(event)}")
+        self.say(f"{self.does} node {', '.join(name[:12] for name in nodes)}{_left(event)}")
 
 
 def _left(notice: Notice) -> str:
@@ -128,11 +128,11 @@ def main(argv: list[str] | None = None) -> int:
 
     def drain(notice: Notice, seconds: float) -> list[str]:
         if args.dry_run:
-            return [f"{one} (dry run: it was not)" for one in node.look(**here, seconds=seconds)]
+            return node.look(**here, seconds=seconds)
         return node.drain(notice.message, notice.until, **here, seconds=seconds)
 
     cloud = _found(args.cloud, args.every, 1 if args.once else _ROUNDS, rebalance=args.rebalance)
-    watch = Watch(cloud, drain, say)
+    watch = Watch(cloud, drain, say, "dry run, would drain" if args.dry_run else "draining")
     watch.look()
     if args.once:
         return int(watch.pending)
