@@ -45,7 +45,11 @@ def test_a_host_has_its_own_processes_name_and_folders(lab):
     assert lab.call(1, ["hostname"]) == "host1\n"
     assert len(lab.call(1, ["bash", "-c", "ls -d /proc/[0-9]*"]).split()) <= 4  # its first one, this shell, its ls
     lab.call(0, ["bash", "-c", "touch /tmp/ray/here ~/here /dev/shm/here"])
-    assert lab.call(1, ["bash", "-c", "ls /tmp/ray ~ /dev/shm"]).split() == ["/dev/shm:", f"{Path.home()}:", "/tmp/ray:"]
+    assert lab.call(1, ["bash", "-c", "ls /tmp/ray ~ /dev/shm"]).split() == [
+        "/dev/shm:",
+        f"{Path.home()}:",
+        "/tmp/ray:",
+    ]
     assert (lab.host(0).folder / "home" / "here").exists()
     assert not Path("/tmp/ray/here").exists()
 

@@ -52,26 +52,3 @@ def cluster(address: str, workers: int, resources: dict[str, int], idle_seconds:
             "worker": {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": workers},
         },
     }
-
-
-def report(address: str, config: dict[str, Any]) -> None:
-    """Tell the cluster what its autoscaler may add, so that a sweep knows what it can have before it is there."""
-    from ray._raylet import GcsClient
-    from ray.core.generated import autoscaler_pb2
-
-    groups = [
-        autoscaler_pb2.NodeGroupConfig(name=name, resources=kind["resources"], max_count=kind["max_workers"])
-        for name, kind in config["available_node_types"].items()
-        if name != config["head_node_type"]
-    ]
-    told = autoscaler_pb2.ClusterConfig(node_group_configs=groups).SerializeToString()
-    GcsClient(address=address).report_cluster_config(told)
-
-
-if __name__ == "__main__":
-    import sys
-
-    import yaml
-
-    with open(sys.argv[2]) as file:
-        report(sys.argv[1], yaml.safe_load(file))

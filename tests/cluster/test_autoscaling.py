@@ -16,7 +16,7 @@ from local_provider import HEAD, cluster
 from netlab import hosts
 
 HERE = Path(__file__).parent
-WORKERS, IDLE = 2, 6.0  # nodes beside the head; seconds
+WORKERS, IDLE = 2, 12.0  # nodes beside the head; seconds
 NODE = {"CPU": 5, "GPU": 4}
 
 
@@ -42,13 +42,12 @@ def test_a_sweep_scales_a_cluster_up_and_down_again(worlds, tmp_path, capsys):
     paths = os.pathsep.join(map(str, (HERE, HERE.parent)))
     with hosts(1) as lab:
         address = f"{lab.host(0).ip}:6379"
-        file = tmp_path / "cluster.yaml"
+        file = lab.host(0).folder / "home" / "ray_bootstrap_config.yaml"  # where `ray up` puts it
         file.write_text(yaml.safe_dump(cluster(address, WORKERS, NODE, IDLE)))
         ray = [sys.executable, "-m", "ray.scripts.scripts"]
         head = ["start", "--head", "--port=6379", f"--node-ip-address={lab.host(0).ip}", "--num-cpus=0", "--num-gpus=0",
-                "--object-store-memory=200000000", f"--autoscaling-config={file}"]  # fmt: skip
+                "--object-store-memory=200000000", f"--autoscaling-config={Path.home() / file.name}"]  # fmt: skip
         lab.call(0, [*ray, *head], timeout=240, env=environment | HEAD | {"PYTHONPATH": paths})
-        lab.call(0, [sys.executable, HERE / "local_provider.py", address, file], env=environment)
         driver = [sys.executable, HERE / "autoscaled_sweep.py", *worlds, tmp_path / "out", str(IDLE)]
         with lab.run(
             0, driver, env=environment | {"RAY_ADDRESS": address, "PYTHONPATH": paths, "MLFLOW_TRACKING_URI": ""},
@@ -66,7 +65,8 @@ def test_a_sweep_scales_a_cluster_up_and_down_again(worlds, tmp_path, capsys):
             print(picture(moments, moments[-1]["at"] * 1.05))
     assert process.returncode == 0, said[-3000:]
     assert events["connected"]["resources"].get("GPU", 0) == 0  # at the start there is nothing to run on
-    assert events["connected"]["capacity"] == [NODE["CPU"] * WORKERS, NODE["GPU"] * WORKERS]
+    capacity = events["connected"]["capacity"]  # and yet it is known what there may be
+    assert {name: capacity[name] for name in NODE} == {name: WORKERS * amount for name, amount in NODE.items()}
     assert (events["planned"]["concurrent"], events["planned"]["workers"]) == (2, 4)
     assert events["planned"]["unit"] == "GPU-hours"
     assert moments[0]["nodes"] == 1
