@@ -310,12 +310,15 @@ def test_it_starts_quickly_and_without_ray():
 def test_sigterm_is_no_failure(one):
     service = one("gcp")  # whose question hangs
     with subprocess.Popen(**command("--every", "30", CROMSS_METADATA=service.address)) as watcher:
-        until = time.monotonic() + 60
-        while not any("wait_for_change" in asked for asked in service.asked) and time.monotonic() < until:
-            time.sleep(0.05)
-        began = time.monotonic()
-        watcher.send_signal(signal.SIGTERM)
-        assert watcher.wait(20) == 0
+        try:
+            until = time.monotonic() + 60
+            while not any("wait_for_change" in asked for asked in service.asked) and time.monotonic() < until:
+                time.sleep(0.05)
+            began = time.monotonic()
+            watcher.send_signal(signal.SIGTERM)
+            assert watcher.wait(20) == 0
+        finally:
+            watcher.kill()
         assert time.monotonic() - began < 5
         assert "asking Google Cloud every 30 s" in watcher.stdout.read()
 
@@ -330,7 +333,7 @@ def test_once_without_a_cluster_says_that_nobody_heard(one):
     """And a proxy of the environment is not asked: it would answer for its own machine."""
     service = one("aws")
     service.notice = notice_of("aws")
-    proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "all_proxy")}
+    proxy = dict.fromkeys(("http_proxy", "all_proxy"), "http://127.0.0.1:9")
     words = ("--once", "--node-id", "ab" * 28)
     done = subprocess.run(**command(*words, CROMSS_METADATA=service.address, no_proxy="", **proxy), timeout=120)
     assert done.returncode == 1
