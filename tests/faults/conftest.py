@@ -1,4 +1,4 @@
-"""Experiments: a fault, what is promised, what was measured. The quick ones run with every suite, the others with CROMSS_FAULTS=1.
+"""Experiments: a fault, what is promised, what was measured. The quick ones run with every suite, all with CROMSS_FAULTS=1.
 
 CROMSS_FAULTS_TABLE=FILE.md: where the table is written to; beside it, FILE.json keeps the records, so that an experiment that
 is run again replaces its own row and no other.
@@ -55,7 +55,7 @@ def started():
 
 @pytest.fixture
 def joined(ray_session):
-    """Environment of a command that joins the Ray of this test run: a start of its own would take longer than the experiment."""
+    """Environment of a command that joins the Ray of this test run: to start one of its own would take longer than all the rest."""
     return {"RAY_ADDRESS": ray_session.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
 
 
@@ -110,4 +110,6 @@ def _markdown(rows: list[tuple[str, ...]]) -> str:
 def _aligned(rows: list[tuple[str, ...]]) -> str:
     lines = [TITLES, *rows]
     widths = [max(len(line[column]) for line in lines) for column in range(len(TITLES))]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )

@@ -4,6 +4,7 @@ Nothing is known of a process but whose child it is: workers are found in the tr
 here, by the journal of rows that they hold open, and ended by number.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -104,10 +105,8 @@ class Process:
         self.tree()
         if self.runs:
             self.popen.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.popen.wait(10)
-            except subprocess.TimeoutExpired:
-                pass
         kill(self.tree())
         self.popen.wait(10)
 
@@ -189,16 +188,23 @@ def taken(out: Path) -> dict[int, dict[str, dict[int, list[str]]]]:
     return steps
 
 
+def patches(out: Path) -> set[str]:
+    """Every patch that any step began with."""
+    return {
+        one for attempts in taken(out).values() for ranks in attempts.values() for ids in ranks.values() for one in ids
+    }
+
+
 def newest_step(out: Path) -> int:
     """The newest step that any rank has begun; -1 before the first."""
     return max(taken(out), default=-1)
 
 
-def planned(store: Path, config: Path) -> list[list[str]]:
-    """The rows of every step of the run that nothing disturbs: read by the plan alone, without a network."""
-    opened, settings = PatchStore.open(store), resolve(yaml.safe_load(config.read_text()))
-    plan, _ = make_plan(settings, opened)
-    return [batch.ids for batch in open_batches(opened, plan)]
+def planned(store: Path | PatchStore, config: Path) -> list[list[str]]:
+    """The rows of every step of the run that nothing disturbs: drawn by the plan alone, nothing but names read."""
+    opened = store if isinstance(store, PatchStore) else PatchStore.open(store)
+    plan, _ = make_plan(resolve(yaml.safe_load(config.read_text())), opened)
+    return [batch.ids for batch in open_batches(opened, plan, bands={})]
 
 
 @dataclass(frozen=True)
@@ -222,7 +228,9 @@ class Rows:
                 wrong += (ids - Counter(rows)).total()
                 seen |= ids
             lost += (Counter(rows) - seen).total()
-        wrong += sum(len(rank) for step in steps if step >= len(plan) for a in steps[step].values() for rank in a.values())
+        wrong += sum(
+            len(rank) for step in steps if step >= len(plan) for a in steps[step].values() for rank in a.values()
+        )
         repeated = sum(len(attempts) > 1 for attempts in steps.values())
         return cls(lost, wrong, repeated, len({attempt for attempts in steps.values() for attempt in attempts}))
 
@@ -231,17 +239,45 @@ class Rows:
         return {"rows lost": self.lost, "rows wrong": self.wrong, "steps repeated": self.repeated}
 
 
-def recovered(out: Path, since: float, seconds: float, process: Process | None = None) -> float:
-    """Seconds from `since` until a step is begun that had not been begun before."""
-    before = newest_step(out)
-    until(lambda: newest_step(out) > before, seconds, f"a step after {before}", process)
-    return time.time() - since
+@dataclass(frozen=True)
+class Fault:
+    """The moment at which something was broken, and how far the attempts of these runs had come by then."""
+
+    outs: tuple[Path, ...]
+    at: float
+    attempts: frozenset[str]
+
+    @classmethod
+    def now(cls, *outs: Path) -> "Fault":
+        return cls(
+            outs,
+            time.time(),
+            frozenset(path.stem.rpartition("-")[0] for out in outs for path in out.glob("rows/*.jsonl")),
+        )
+
+    def over(self) -> bool:
+        """Whether a new attempt has begun a step that none of the old ones had."""
+        for out in self.outs:
+            old, new = -1, -1
+            for step, attempts in taken(out).items():
+                old = max(old, step) if self.attempts & attempts.keys() else old
+                new = max(new, step) if attempts.keys() - self.attempts else new
+            if new > old >= 0:
+                return True
+        return False
+
+    def recovered(self, seconds: float, process: Process | None = None) -> float:
+        """Seconds from the fault until then."""
+        until(self.over, seconds, "a step after those before the fault", process)
+        return time.time() - self.at
 
 
 def resumed_at(out: Path) -> list[int]:
     """The steps at which attempts went on, in their order."""
     lines = (out / "progress.log").read_text().splitlines() if (out / "progress.log").exists() else []
-    return [int(line.split("resuming at step")[1].split()[0].strip(",.;:")) for line in lines if "resuming at step" in line]
+    return [
+        int(line.split("resuming at step")[1].split()[0].strip(",.;:")) for line in lines if "resuming at step" in line
+    ]
 
 
 # --- a cluster of node processes on this machine ------------------------------------------------------------------------
