@@ -6,10 +6,10 @@
 #   local.sh submit -- COMMAND...   run COMMAND on it as a job, and wait: local.sh submit -- python -m cromss.sweep ...
 #   local.sh status | env | down    who is there; what to export for `ray ...` of your own; end what `up` started
 #
-# CROMSS_LOCAL is the folder of its token, logs and process ids (~/.cromss-local); PORT (16379) and the 40 after it are its
+# CROMSS_LOCAL is the folder of its token, logs and process ids (~/.cromss-local); PORT (20379) and the 40 after it are its
 # ports, RAY and PYTHON its programs. `down` ends only what `up` started: never `ray stop`, which ends every Ray there is.
 set -euo pipefail
-state="${CROMSS_LOCAL:-$HOME/.cromss-local}" port="${PORT:-16379}" cpus="${CPUS:-1}"
+state="${CROMSS_LOCAL:-$HOME/.cromss-local}" port="${PORT:-20379}" cpus="${CPUS:-1}"
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 bin="$here/.venv/bin"
 ray="${RAY:-$([ -x "$bin/ray" ] && echo "$bin/ray" || echo ray)}"
@@ -35,8 +35,9 @@ start() {  # start NAME FLAGS...: a node that ends when the process it is starte
   echo $! > "$state/$name.pid"
 }
 
-alive() {
-  "$python" - "127.0.0.1:$port" 2> /dev/null << 'END' || echo 0
+alive() {  # how many nodes there are; a driver that finds nobody would wait for minutes
+  (exec 3<> "/dev/tcp/127.0.0.1/$port") 2> /dev/null || { echo 0; return; }
+  timeout 60 "$python" - "127.0.0.1:$port" 2> /dev/null << 'END' || echo 0
 import sys, ray
 ray.init(address=sys.argv[1], log_to_driver=False, logging_level="error")
 print(sum(node["Alive"] for node in ray.nodes()))
@@ -55,17 +56,17 @@ up() {
   start head --head --num-cpus=0 --port="$port" --temp-dir="$state/ray" --dashboard-host=127.0.0.1 \
     --dashboard-port="$dashboard" --ray-client-server-port="$client" --dashboard-agent-listen-port=$((port + 3))
   wait_for 1 head
-  for number in $(seq "$workers"); do
+  for number in $(seq "$workers"); do  # one at a time: two that start together on one address mistake one another
     start "worker$number" --address="127.0.0.1:$port" --num-cpus="$cpus" --dashboard-agent-listen-port=$((port + 3 + number))
+    wait_for $((number + 1)) "worker$number"
   done
-  wait_for $((workers + 1)) "worker$workers"
   echo "$workers workers of $cpus CPUs; dashboard at http://127.0.0.1:$dashboard"
 }
 
 wait_for() {  # wait_for NODES NAME
   local end=$((SECONDS + ${PATIENCE:-240}))
   until [ "$(alive)" -ge "$1" ]; do
-    kill -0 "$(cat "$state/$2.pid")" 2> /dev/null || { tail -20 "$state/$2.log" >&2; down; complain "$2 did not start"; }
+    kill -0 "$(cat "$state/$2.pid")" 2> /dev/null || { tail -5 "$state/$2.log" >&2; down; complain "$2 did not start"; }
     [ "$SECONDS" -lt "$end" ] || { down; complain "$1 nodes are not there after ${PATIENCE:-240} s; see $state/$2.log"; }
     sleep 1
   done

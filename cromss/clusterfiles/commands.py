@@ -24,7 +24,8 @@ _RULES = [
      "grants far more than is needed", "write a policy of the actions used"),
     (r"\bAKIA[0-9A-Z]{16}\b|-----BEGIN [A-Z ]*PRIVATE KEY", "holds a key", _WAY_SECRET),
     (r"\w+://[^\s/:@$'\"]+:(?!\$|REPLACE_)[^\s/@'\"]+@", "holds a password in an address", _WAY_SECRET),
-    (rf"(?i:\b\w*{_SECRET}(?!\w*_(?:FILE|PATH|NAME)\b)\w*)\s*=\s*['\"]?{_LITERAL}", "holds a secret in plain text", _WAY_SECRET),
+    (rf"(?i:\b\w*{_SECRET}(?!\w*_(?:FILE|PATH|NAME)\b)\w*)\s*=\s*['\"]?{_LITERAL}", "holds a secret in plain text",
+     _WAY_SECRET),
 ]  # fmt: skip
 _COMPILED = [(re.compile(pattern), what, way) for pattern, what, way in _RULES]
 _PLACEHOLDER = re.compile(r"(?<!s\|)REPLACE_\w+")  # not where sed fills it in
@@ -58,22 +59,24 @@ def check_starts(piece: Piece, authenticated: bool = False) -> Iterator[Finding]
             yield Finding(
                 line, "ray start --head does not say where its dashboard listens", "--dashboard-host=127.0.0.1"
             )
-    if re.search(r"\bmlflow\s+server\b", piece.text):
+    if re.search(r"\bmlflow['\"]?\s+server\b", piece.text):
         for flag, why in (
             ("--app-name", "whoever reaches it may delete every run"),
             ("--allowed-hosts", "any name is it"),
         ):
             if flag not in piece.text:
                 way = "--app-name basic-auth" if flag == "--app-name" else "--allowed-hosts NAME:PORT"
-                yield Finding(piece.line_of("mlflow server"), f"mlflow server without {flag}: {why}", way)
+                yield Finding(piece.line_of(" server"), f"mlflow server without {flag}: {why}", way)
 
 
 def check_keys(document: Document) -> Iterator[Finding]:
-    """Secrets by the name of their key: `password: hunter2`, `{name: X_TOKEN, value: ...}`."""
+    """What a key gives away: `password: hunter2`, `{name: X_TOKEN, value: ...}`, `RAY_AUTH_MODE: disabled`."""
     for path, value in document.leaves():
         key = path[-1] if path else ""
         if key == "value":
             key = document.get(*path[:-1], "name") or ""
+        if key == "RAY_AUTH_MODE" and value != "token":
+            yield Finding(document.line(*path), f"{key}: {value} switches Ray's token off", "RAY_AUTH_MODE: token")
         named = isinstance(key, str) and re.search(rf"(?i){_SECRET}$", key)
         if named and isinstance(value, str) and re.match(_LITERAL, value):
             yield Finding(document.line(*path), f"{key} holds a secret in plain text", _WAY_SECRET)
