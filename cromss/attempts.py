@@ -7,6 +7,7 @@ checkpoint in time, and fewer workers than wanted are joined by more as soon as 
 """
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +16,14 @@ from typing import Any
 
 from cromss.config import RunConfig
 from cromss.journal import read_json
-from cromss.leaving import ask, withdraw
+from cromss.leaving import OVERTAKEN, ask, asked, overtaken, withdraw
 from cromss.ray_session import Share, unique_name
 from cromss.training.checkpoint import newest_name
 from cromss.training.pretraining import checkpoints_of
 
 DRAINED = "a node of this run is being taken back"
 GROWN = "there is room for more workers"
+LOOK = 2.0  # seconds, about: how often the workers look whether they are to leave
 REFUSED = ".refused.json"  # what one worker of several had to say before it ended them all
 
 Worker = Callable[
@@ -142,6 +144,58 @@ class _Room:
             self._group = None
 
     close = release
+
+
+# --- in the workers -----------------------------------------------------------------------------------------------------
+
+
+def together(job: dict[str, Any], rank: int) -> Callable[[int], str]:
+    """Whether to leave, found out by all workers after the same steps, about every LOOK seconds: the first one looks, and
+    says when the next look is due."""
+    import ray.train
+    from ray.train.collective import broadcast_from_rank_zero
+
+    drains = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "1"
+    due = 0
+    last: tuple[int, float] | None = None  # step and time of the look before
+
+    def leave(step: int) -> str:
+        nonlocal due, last
+        if step < due:
+            return ""
+        taken = ray.train.get_preemption_info() if drains else None
+        found: dict[str, Any] | None = None
+        if rank == 0:
+            now = time.monotonic()
+            seconds = (now - last[1]) / (step - last[0]) if last else LOOK
+            found = {"why": DRAINED if taken else _looked(job), "due": step + max(1, int(LOOK / max(seconds, 1e-6)))}
+            last = step, now
+        found = broadcast_from_rank_zero(found)
+        due = found["due"]
+        return found["why"]
+
+    return leave
+
+
+def alone(job: dict[str, Any]) -> Callable[[int], str]:
+    """Whether to leave, for a run in one process."""
+    looked = float("-inf")
+
+    def leave(step: int) -> str:
+        nonlocal looked
+        if (now := time.monotonic()) - looked < LOOK:
+            return ""
+        looked = now
+        return _looked(job)
+
+    return leave
+
+
+def _looked(job: dict[str, Any]) -> str:
+    return OVERTAKEN if overtaken(Path(job["out"]), job["holder"]) else asked(map(Path, job["leave"]))
+
+
+# --- an attempt ---------------------------------------------------------------------------------------------------------
 
 
 def _attempt(

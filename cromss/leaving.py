@@ -8,11 +8,13 @@ have become free. The folder is one that every node sees, so it carries the word
 import contextlib
 import signal
 import threading
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import FrameType
 
-ASKED = ".leave"
+ASKED, HOLDER = ".leave", ".holder"
+OVERTAKEN = "another process has taken this run over"
 GRACE = 25.0  # seconds from SIGTERM to the end, checkpoint or not; Kubernetes kills after 30
 TERMINATED = 128 + signal.SIGTERM  # exit status
 
@@ -45,6 +47,22 @@ def asked(folders: Iterable[Path]) -> str:
 def withdraw(folder: Path) -> None:
     """Nobody is asked any more."""
     (folder / ASKED).unlink(missing_ok=True)
+
+
+def take_over(folder: Path) -> str:
+    """The run in `folder` is this process's from now on; its name there. Workers that an earlier one has left behind (its
+    driver killed, its node cut off) leave without a checkpoint when they read another name."""
+    name = uuid.uuid4().hex
+    (folder / HOLDER).write_text(name)
+    return name
+
+
+def overtaken(folder: Path, name: str) -> bool:
+    """Whether the run in `folder` is somebody else's by now."""
+    try:
+        return (folder / HOLDER).read_text() not in (name, "")
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager

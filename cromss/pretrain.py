@@ -8,24 +8,22 @@ import argparse
 import contextlib
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cromss.attempts import DRAINED, REFUSED, fitted
+from cromss.attempts import REFUSED, alone, fitted, together
 from cromss.cli import command_line, verb
 from cromss.config import OBJECTIVES, RunConfig, add_arguments, layers_from, resolve, shown
 from cromss.data.plan import check_world
 from cromss.data.quarantine import opened
 from cromss.data.store import Lost, PatchStore
 from cromss.files import Folder
-from cromss.leaving import Left, asked, on_sigterm
+from cromss.leaving import OVERTAKEN, Left, on_sigterm, take_over
 from cromss.ray_session import Share, capacity, connect, following, share_of, writable
 
 QUARANTINE = "quarantine.json"
-LOOK = 2.0  # seconds, about: how often the workers look whether they are to leave
 
 # (metrics of an epoch, where to send what Tune shall see of them)
 Report = Callable[[dict[str, float], Callable[[dict[str, float]], None]], None]
@@ -60,6 +58,7 @@ def pretrain(
         "threads": share.threads,
         "gpu": share.gpus > 0,
         "leave": [str(folder.absolute()) for folder in (out, *leave)],
+        "holder": take_over(out),
     }
     (out / REFUSED).unlink(missing_ok=True)
     with following(out / "progress.log", show):
@@ -69,7 +68,7 @@ def pretrain(
         else:
             outcome = _run_here(job, report)
     if "left" in outcome:
-        raise Left(outcome["left"], outcome["step"])
+        raise Left(outcome["left"], None if outcome["left"] == OVERTAKEN else outcome["step"])
     if error := outcome.get("error"):
         raise FloatingPointError(error) if outcome["kind"] == "FloatingPointError" else ValueError(error)
     return outcome
@@ -117,53 +116,8 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
     from ray.train.torch import get_device
 
     context = ray.train.get_context()
-    rank, alone = context.get_world_rank(), context.get_world_size() == 1
-    return _run(job, rank, get_device(), ray.train.report, _together(job["leave"], rank), alone)
-
-
-def _together(folders: list[str], rank: int) -> Callable[[int], str]:
-    """Whether to leave, found out by all workers after the same steps, about every LOOK seconds: the first one looks, and
-    says when the next look is due."""
-    import ray.train
-    from ray.train.collective import broadcast_from_rank_zero
-
-    drains = os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER") == "1"
-    due, looked = 0, time.monotonic()
-    last: int | None = None
-
-    def leave(step: int) -> str:
-        nonlocal due, looked, last
-        if step < due:
-            return ""
-        taken = ray.train.get_preemption_info() if drains else None
-        found: dict[str, Any] | None = None
-        if rank == 0:
-            now = time.monotonic()
-            seconds = (now - looked) / max(step - last, 1) if last is not None else LOOK
-            found = {
-                "why": DRAINED if taken else asked(map(Path, folders)),
-                "due": step + max(1, int(LOOK / max(seconds, 1e-6))),
-            }
-            looked, last = now, step
-        found = broadcast_from_rank_zero(found)
-        due = found["due"]
-        return found["why"]
-
-    return leave
-
-
-def _alone(folders: list[str]) -> Callable[[int], str]:
-    """Whether to leave, for a run in one process."""
-    looked = float("-inf")
-
-    def leave(step: int) -> str:
-        nonlocal looked
-        if (now := time.monotonic()) - looked < LOOK:
-            return ""
-        looked = now
-        return asked(map(Path, folders))
-
-    return leave
+    rank, world = context.get_world_rank(), context.get_world_size()
+    return _run(job, rank, get_device(), ray.train.report, together(job, rank), alone=world == 1)
 
 
 def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
@@ -173,7 +127,7 @@ def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
 
             report(metrics, ray.tune.report)
 
-    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported, _alone(job["leave"]))
+    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported, alone(job))
 
 
 def _say(out: Path, line: str) -> None:
@@ -263,7 +217,8 @@ def main(argv: list[str] | None = None) -> int:
     connect()
     from cromss.training.pretraining import checkpoints_of
 
-    share = share_of(config, *capacity())
+    total = capacity()
+    share = share_of(config, total.get("CPU", 0), total.get("GPU", 0))
     print(f"pretraining on {share}, journal in {out}, checkpoints in {checkpoints_of(config, out)}")
     with on_sigterm(out):
         result = pretrain(config, args.data, out, share, key="pretrain", downstream=args.downstream)

@@ -1,6 +1,7 @@
 """Joining or starting Ray, and how the parts of a run share a machine."""
 
 import contextlib
+import json
 import os
 import sys
 import threading
@@ -8,6 +9,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from cromss.config import RunConfig
 
@@ -25,6 +29,7 @@ QUIET = {
     "RAY_worker_maximum_startup_concurrency": "8",  # fractional CPUs start more processes than cores; no warning for that
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+MAX_RESOURCES = "CROMSS_MAX_RESOURCES"
 # On a cluster nodes may be taken back: Ray Train watches for it, and workers learn of it within seconds.
 WATCHFUL = {"RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "1", "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2"}
 
@@ -84,15 +89,48 @@ def on_loopback() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def capacity() -> tuple[float, float]:
-    """CPUs and GPUs that the connected cluster has, or may have: where an autoscaler adds nodes, it may have none yet."""
+def capacity() -> dict[str, float]:
+    """The resources of the connected cluster, and those that its autoscaler may add: at the start it may have no node but its
+    head. Raises ValueError for a MAX_RESOURCES that is no such mapping."""
     import ray
-    from ray._private.state import state
 
-    there = ray.cluster_resources()
-    promised = state.get_max_resources_from_cluster_config() or {}
-    cpus, gpus = (max(there.get(name, 0.0), float(promised.get(name, 0.0))) for name in ("CPU", "GPU"))
-    return cpus, gpus
+    there, promised = ray.cluster_resources(), _promised()
+    return {name: max(there.get(name, 0.0), promised.get(name, 0.0)) for name in there | promised}
+
+
+def _promised() -> dict[str, float]:
+    """Ray does not say what an autoscaler may add. On the head of `ray up` its configuration does; elsewhere (KubeRay) the
+    environment has to."""
+    if told := os.environ.get(MAX_RESOURCES):
+        try:
+            return {str(name): float(amount) for name, amount in json.loads(told).items()}
+        except (ValueError, TypeError, AttributeError):
+            raise ValueError(f'{MAX_RESOURCES}={told}: must be like {{"CPU": 96, "GPU": 8}}') from None
+    if os.environ.get("RAY_ADDRESS", "local") == "local":
+        return {}
+    try:
+        return most_of(yaml.safe_load((Path.home() / "ray_bootstrap_config.yaml").read_text()))
+    except (OSError, yaml.YAMLError, KeyError, TypeError, AttributeError):
+        return {}
+
+
+def most_of(config: dict[str, Any]) -> dict[str, float]:
+    """The most of each resource that a cluster of `ray up` can have: of each node type up to its own `max_workers`, of all
+    together up to the cluster's."""
+    whole = config.get("max_workers", 2)
+    types = [
+        (kind["resources"], kind.get("max_workers", whole))
+        for name, kind in config["available_node_types"].items()
+        if name != config["head_node_type"]
+    ]
+    found = {}
+    for resource in {name for resources, _ in types for name in resources}:
+        left, total = whole, 0.0
+        for amount, count in sorted(((r.get(resource, 0), n) for r, n in types), reverse=True):
+            total += amount * min(count, left)
+            left -= min(count, left)
+        found[resource] = total
+    return found
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from cromss.data.quarantine import opened
 from cromss.data.store import PatchStore
 from cromss.files import Folder
 from cromss.journal import read_json, read_trials, write_json
-from cromss.leaving import Left, asked, on_sigterm
+from cromss.leaving import Left, asked, on_sigterm, withdraw
 from cromss.portrait import sketch
 from cromss.pretrain import QUARANTINE
 from cromss.ray_session import capacity, connect, writable
@@ -89,7 +89,7 @@ def sweep(
     announce(ready, ledger, limit)
     with on_sigterm(out):
         perform(ready, ledger)
-        if why := asked([out]):
+        if not ledger.exhausted and (why := asked([out])):
             raise Left(why)
     return conclude(ready, ledger, limit)
 
@@ -99,8 +99,6 @@ def prepare(
     samples: int | None = None, resume: bool = False, work: Work = REAL,
 ) -> Prepared:  # fmt: skip
     """Everything that is checked before the first trial. Raises ValueError."""
-    import ray
-
     base = overlay(space.base, base)
     first = resolve(base)
     samples = checked_samples(space, samples)
@@ -115,7 +113,8 @@ def prepare(
     cache = first.data.cache
     store = opened(data, quarantine=first.data.quarantine, record=out / QUARANTINE, cache=cache)
     stores = store, PatchStore.open(downstream, cache=cache)
-    plan = budget(first, *capacity(), gpu_memory(ray.cluster_resources()))
+    total = capacity()
+    plan = budget(first, total.get("CPU", 0), total.get("GPU", 0), gpu_memory(total))
     setting = Setting(
         base=base, data=str(stores[0].path), downstream=str(stores[1].path), out=str(out), budget=plan,
         command=command_line(), downstream_digest=stores[1].digest, work=work, worlds=worlds,
@@ -146,6 +145,7 @@ def announce(ready: Prepared, ledger: Ledger, limit: Limit | None = None) -> Non
 
 def perform(ready: Prepared, ledger: Ledger) -> None:
     """Run every trial that is not finished, up to the cap of the ledger."""
+    withdraw(ready.out)  # what ended the attempt before
     with Progress(ready.out, ready.count):
         if ready.space.search:
             search(ready.space.params, ready.setting, ready.first, ready.samples, ledger)

@@ -20,7 +20,7 @@ from cromss.costs.hardware import gpu_memory
 from cromss.data.store import PatchStore
 from cromss.data.tasks import own_words
 from cromss.files import Folder
-from cromss.ray_session import connect, writable
+from cromss.ray_session import capacity, connect, writable
 
 ZERO_SHOT = "zero_shot"
 SEGMENTER = "segmenter.safetensors"  # training/segmenter_file.py
@@ -260,14 +260,12 @@ def main(argv: list[str] | None = None) -> int:
         print(lacking, flush=True)
     _warn_of_leaks(args.encoder, store, config.transfer.protocol.kind)
     connect()
-    import ray
-
     from cromss.journal import write_json
     from cromss.provenance import collect
     from cromss.tracking import Sink, open_ui_command
     from cromss.training.footprint import transfers_per_gpu
 
-    total_of = ray.cluster_resources()
+    total_of = capacity()
     cpus, gpus = total_of.get("CPU", 1), total_of.get("GPU", 0)
     sharing = transfers_per_gpu(config, gpu_memory(total_of)) if gpus else 1
     together = max(1, int(gpus * sharing or cpus))

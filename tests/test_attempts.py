@@ -6,9 +6,10 @@ import time
 import pytest
 from tiny import TINY
 
-from cromss.attempts import GROWN, gathered, growing, sizes
+from cromss import attempts
+from cromss.attempts import GROWN, alone, gathered, growing, sizes
 from cromss.config import resolve
-from cromss.leaving import asked
+from cromss.leaving import OVERTAKEN, ask, asked, take_over
 from cromss.ray_session import Share
 
 HALVES = Share(4, 0.5, 0, 0.0, 1)  # four workers of half a CPU: all that the test session's two CPUs have
@@ -74,3 +75,16 @@ def test_room_for_the_missing_ones_is_asked_for_and_told_when_it_is_there(ray_se
 def test_who_is_complete_asks_for_nobody(ray_session, tmp_path):
     with growing(4, config_of(1), HALVES, tmp_path), taken(2.0):
         assert asked([tmp_path]) == ""
+
+
+def test_workers_look_at_every_folder_where_they_may_be_asked_and_at_who_holds_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(attempts, "LOOK", 0.0)
+    own, sweep = tmp_path / "trial", tmp_path / "sweep"
+    own.mkdir()
+    sweep.mkdir()
+    leave = alone({"out": str(own), "leave": [str(own), str(sweep)], "holder": take_over(own)})
+    assert leave(1) == ""
+    ask(sweep, "SIGTERM")
+    assert leave(2) == "SIGTERM"
+    take_over(own)
+    assert leave(3) == OVERTAKEN

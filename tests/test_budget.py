@@ -10,6 +10,7 @@ import pytest
 from tiny import TINY
 
 from cromss.journal import read_trials, write_json
+from cromss.leaving import Left, ask
 from cromss.report import render
 from cromss.settings import overlay
 from cromss.sweep import SPENDING, SWEEP, NotAgreed, announce, conclude, main, perform, prepare, sweep
@@ -322,3 +323,36 @@ def test_a_running_record_and_a_cut_one_are_left_an_early_stop_is_not():
 
 def _ledger(ready):
     return Ledger(ready.out / SPENDING, ready.setting.budget.devices, ready.setting.budget.unit)
+
+
+@pytest.mark.timeout(280)
+def test_a_sweep_that_is_asked_to_leave_waits_for_checkpoints_starts_nothing_and_goes_on(ray_session, worlds, tmp_path):
+    """One trial at a time: the first is in training when SIGTERM comes, the second never begins."""
+    space = Space("two", "Which rate?", {}, {"optim": {"lr": grid(1e-3, 2e-3), "epochs": 4000}}, "", 1)
+    base = overlay(TINY, {"scaling": {"num_workers": 0, "cpus_per_worker": 2.0, "checkpoint_epochs": 4000}})
+    watch = threading.Thread(target=_ask_when_it_trains, args=(tmp_path,))
+    watch.start()
+    with pytest.raises(Left, match="SIGTERM: left; the same command goes on"):
+        sweep(space, base, *worlds, tmp_path)
+    watch.join()
+    (trial,) = read_trials(tmp_path)
+    assert (trial["status"], is_left(trial)) == ("running", True)
+    (kept,) = (trial["folder"] / "checkpoints").glob("step-*")  # of no epoch's end: the one it left with
+    assert not (tmp_path / "report.html").exists()
+
+    ready = prepare(space, base, *worlds, tmp_path, resume=True)
+    ledger = _ledger(ready)
+    announce(ready, ledger)
+    watch = threading.Thread(target=_cap_when, args=(ledger, tmp_path, "trials/*/progress.log", "resuming at step"))
+    watch.start()
+    perform(ready, ledger)
+    watch.join()
+    assert f"from {kept.name}" in (trial["folder"] / "progress.log").read_text()
+
+
+def _ask_when_it_trains(out):
+    for _ in range(1200):
+        if any("epoch 2" in path.read_text() for path in out.glob("trials/*/progress.log")):
+            break
+        time.sleep(0.1)
+    ask(out, "SIGTERM")

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cromss.cli import verb
-from cromss.leaving import Left, ask, asked, on_sigterm, withdraw
+from cromss.leaving import Left, ask, asked, on_sigterm, overtaken, take_over, withdraw
 
 
 def test_the_first_to_ask_is_told_and_a_withdrawn_word_is_forgotten(tmp_path):
@@ -63,3 +63,12 @@ def test_a_verb_that_left_says_how_to_go_on_and_exits_143(capsys, step, said):
     error = capsys.readouterr().err
     assert said in error
     assert "the same command goes on" in error
+
+
+def test_a_run_is_the_last_ones_who_took_it_over(tmp_path):
+    first = take_over(tmp_path)
+    assert not overtaken(tmp_path, first)
+    second = take_over(tmp_path)
+    assert (overtaken(tmp_path, first), overtaken(tmp_path, second)) == (True, False)
+    (tmp_path / ".holder").write_text("")  # a full disk says nothing about who holds it
+    assert not overtaken(tmp_path, first)

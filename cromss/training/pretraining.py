@@ -30,6 +30,7 @@ from cromss.data.store import PatchStore
 from cromss.data.stream import open_batches, open_rows
 from cromss.files import Folder, fault
 from cromss.landcover import class_map
+from cromss.leaving import OVERTAKEN
 from cromss.networks.encoders import EncoderCard, save_encoder
 from cromss.training import checkpoint, segmenter_file, selfsupervised, warmstart
 from cromss.training.loop import EpochEnd, Meter, evaluate, fit, make_scheduler
@@ -233,7 +234,7 @@ def run(
                 make_step=Step if labelled else partial(selfsupervised.SelfSupervisedStep, steps=plan.steps),
             )  # fmt: skip
     if unfinished:
-        if rank == 0:
+        if rank == 0 and unfinished.why != OVERTAKEN:
             past = {"metrics": seen, "seconds": time.monotonic() - began, "meter": unfinished.meter}
             _saved_or_missed(training, config, store, out, past, say)
         return {"left": unfinished.why, "step": training.step}

@@ -58,13 +58,26 @@ def search(space: dict[str, Any], setting: Setting, config: RunConfig, samples: 
         )
         tuner = _tuner(setting, config, None, ledger, search_alg=guide, num_samples=samples - len(known))
         _fit(tuner, setting, config.seed, ledger)
-    if ledger.exhausted:
+    if ledger.exhausted or asked([Path(setting.out)]):
         return
     done = [t for t in read_trials(setting.out) if t["status"] == "done" and t["seed"] == config.seed]
     best = sorted(done, key=lambda t: -t["final"].get(metric, 0.0))[:CONFIRMED]
     others = range(config.seed + 1, config.seed + config.sweep.seeds)
     if again := [_without_seed(t["sample"]) | {"seed": seed} for t in best for seed in others]:
         run(again, setting, config, ledger)
+
+
+HEAD = "node:__internal_head__"  # Ray gives its head 1 of it
+
+
+def _held(setting: Setting) -> dict[str, float]:
+    """What Tune reserves for a trial. One that only waits for its Train workers stays on a head that computes nothing: that is
+    the node which no cloud takes back, and none has to be started for it."""
+    import ray
+
+    heads = [node["Resources"] for node in ray.nodes() if node["Alive"] and HEAD in node["Resources"]]
+    idle = bool(heads) and not any(resources.get("CPU") for resources in heads)
+    return {HEAD: 0.001} if idle and setting.budget.share.workers else setting.budget.trial
 
 
 def _tuner(setting: Setting, config: RunConfig, space: dict[str, Any] | None, ledger: Ledger, **how: Any) -> Any:
@@ -78,7 +91,7 @@ def _tuner(setting: Setting, config: RunConfig, space: dict[str, Any] | None, le
         run_trial(_sample(config, seed), setting)
 
     return tune.Tuner(
-        tune.with_resources(trial, setting.budget.trial),
+        tune.with_resources(trial, _held(setting)),
         param_space=space,
         tune_config=tune.TuneConfig(
             metric="score",
@@ -110,24 +123,22 @@ def _fit(tuner: Any, setting: Setting, seed: int, ledger: Ledger) -> None:
             continue
         record = record_of(_sample(result.config, seed), setting)
         path = Path(setting.out) / "trials" / record["key"] / "trial.json"
-        written = read_json(path)
-        known = written or record
-        cut = Path(result.path).name in ledger.cut
-        # at the cap its workers may go before the trial itself, which then takes that for a failure
-        if known["status"] != "running" and not (cut and known["status"] == "failed"):
+        known = read_json(path) or record
+        if known["status"] != "running":
             continue
-        if asked([Path(setting.out)]):  # it has left, and will go on
-            continue
-        if ledger.cut and not cut and written is None:
-            continue
+        cut, metrics = Path(result.path).name in ledger.cut, result.metrics or {}
         changed: dict[str, Any]
+        if cut and not ledger.exhausted:  # at SIGTERM: it has left, and goes on with the same command
+            continue
         if cut:
             changed = {"status": "stopped", "reason": f"{CUT}the cap of {ledger.cap:g} {ledger.unit} was met"}
         elif result.error:
             changed = {"status": "failed", "reason": " ".join(str(result.error).split())[-500:]}
-        else:
+        elif "score" in metrics:
             changed = {"status": "stopped", "reason": "stopped early: its probe was behind"}
-            changed["last"] = {key: result.metrics[key] for key in ("score", "epoch") if key in (result.metrics or {})}
+            changed["last"] = {key: metrics[key] for key in ("score", "epoch") if key in metrics}
+        else:  # it came to a sweep that was ending, and has not begun
+            continue
         write_json(path, known | changed)
 
 

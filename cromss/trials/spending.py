@@ -12,9 +12,10 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from cromss.leaving import asked
+from cromss.leaving import ask, asked
 
 BEAT = 10.0  # seconds: what a killed driver may leave uncounted
+GRACE = 10.0  # seconds that trials have at the cap to write a checkpoint and leave, before they are killed
 CUT = "budget: "  # how the reason of a trial begins that the cap has cut off
 
 log = logging.getLogger(__name__)
@@ -51,7 +52,7 @@ class Ledger:
     """Who holds devices, from when to when: `devices` of `unit` ("GPU-hours") a trial. The only writer of its file.
 
     cap   hours, all attempts together, from which on `exhausted` is True; None: no cap
-    cut   names of the trials that ran when the cap was met
+    cut   names of the trials that ran when the cap was met, or when the sweep was asked to leave
     """
 
     def __init__(self, path: Path, devices: float, unit: str, cap: float | None = None) -> None:
@@ -98,7 +99,7 @@ class Ledger:
             self._write("beat")
 
     def cut_off(self) -> None:
-        """The cap is met: remember whom it ends. They hold their devices until `close`."""
+        """The cap is met, or the sweep was asked to leave: remember whom that ends."""
         self.cut = self.cut or frozenset(self._running)
 
     def close(self) -> None:
@@ -134,8 +135,8 @@ def watched(ledger: Ledger, out: Path) -> dict[str, Any]:
     """What Tune's RunConfig takes so that the ledger sees every trial start and end, and the cap ends them all; and so that
     none begins once the sweep in `out` was asked to leave: those that run are waited for while they write their checkpoints.
 
-    Tune asks the stopper at every turn of its loop (ten times a second), reports or none; trials that do not listen are
-    killed with their workers and tasks after ten seconds.
+    Tune asks the stopper at every turn of its loop (ten times a second), reports or none. At the cap trials that do not listen
+    are killed with their workers and tasks after GRACE; at SIGTERM the driver's own end takes them along.
     """
     from ray import tune
 
@@ -143,19 +144,21 @@ def watched(ledger: Ledger, out: Path) -> dict[str, Any]:
         def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
             return False
 
+        leaving: frozenset[str] | None = None  # the trials that are on their way out
+        late = float("inf")
+
         def stop_all(self) -> bool:
             ledger.beat()
-            if ledger.exhausted:
-                ledger.cut_off()
-            return ledger.exhausted or self._left()
-
-        leaving: frozenset[str] | None = None  # the trials that are on their way out
-
-        def _left(self) -> bool:
+            if ledger.exhausted and self.leaving is None:
+                ask(out, f"{CUT}the cap was met")
+                self.late = time.monotonic() + GRACE
             if not asked([out]):
                 return False
-            self.leaving = ledger.running if self.leaving is None else self.leaving & ledger.running
-            return not self.leaving
+            if self.leaving is None:
+                ledger.cut_off()
+                self.leaving = ledger.running
+            self.leaving &= ledger.running
+            return not self.leaving or time.monotonic() >= self.late
 
     class Watch(tune.Callback):
         def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

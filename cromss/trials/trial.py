@@ -135,6 +135,8 @@ def run_trial(sample: dict[str, Any], setting: Setting) -> None:
     except Left:
         return
     except Exception as error:  # whatever went wrong with one trial is its own affair
+        if asked([Path(setting.out)]):  # its workers are being ended: no failure of its own
+            return
         (folder / "error.txt").write_text(traceback.format_exc())
         reason = " ".join(str(error).split())[:500] or type(error).__name__
         write_json(folder / "trial.json", record | {"status": "failed", "reason": reason})
