@@ -20,8 +20,11 @@ given() {  # given NAME: its value, from the environment or from NAME_FILE
   printf '%s' "$value"
 }
 
-database="$(given DATABASE_URL)" artifacts="$(given ARTIFACTS)" flask="$(given FLASK_SECRET)"
-password="$(given ADMIN_PASSWORD)" hosts="$(given ALLOWED_HOSTS)"
+database="$(given DATABASE_URL)"  # a line each: of several in one, bash asks the last alone whether it failed
+artifacts="$(given ARTIFACTS)"
+flask="$(given FLASK_SECRET)"
+password="$(given ADMIN_PASSWORD)"
+hosts="$(given ALLOWED_HOSTS)"
 [ "${#password}" -ge 12 ] || { echo "serve.sh: ADMIN_PASSWORD is too short: 12 letters or more" >&2; exit 1; }
 [ "${#flask}" -ge 32 ] || { echo "serve.sh: FLASK_SECRET is too short: openssl rand -hex 32" >&2; exit 1; }
 case "$database" in
