@@ -149,6 +149,8 @@ def _opened(path: Path) -> rasterio.DatasetReader:
         fault = f"{_by(file.shape)} x {file.count} bands decode to {decoded / 2**30:.0f} GiB; cut it into patches first"
     elif np.dtype(file.dtypes[0]).kind not in "uif":
         fault = f"pixels are {file.dtypes[0]}, expected integers or real numbers"
+    elif file.tags(ns="OVERVIEWS"):  # GDAL would open it, by any driver, for whoever reads at a coarser size
+        fault = "its metadata name another file for its overviews; write it again without"
     if fault:
         file.close()
         raise ValueError(f"{path.name}: {fault}")
