@@ -15,6 +15,7 @@ bin="$here/.venv/bin"
 ray="${RAY:-$([ -x "$bin/ray" ] && echo "$bin/ray" || echo ray)}"
 python="${PYTHON:-$([ -x "$bin/python" ] && echo "$bin/python" || echo python3)}"
 dashboard=$((port + 1)) client=$((port + 2))
+[ ! -x "$bin/python" ] || export PATH="$bin:$PATH"  # a job's `python` is the project's
 
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
 export RAY_raylet_start_wait_time_s="${RAY_raylet_start_wait_time_s:-180}"  # a busy machine is no failure
@@ -48,6 +49,7 @@ up() {
   local workers="${1:-2}" number
   case "$workers" in '' | *[!0-9]*) complain "up $workers: must be a number of workers" ;; esac
   [ -z "$(ours)" ] || complain "is up already; local.sh down ends it"
+  [ "${#state}" -le 42 ] || complain "CROMSS_LOCAL=$state: too long for the sockets in it: 42 letters at most"
   mkdir -p "$state/ray"
   chmod 700 "$state"
   (umask 077 && "$python" -c 'import secrets; print(secrets.token_hex(32), end="")' > "$state/token")
@@ -74,8 +76,8 @@ wait_for() {  # wait_for NODES NAME
 
 down() {
   local signal turn
-  for signal in TERM TERM KILL; do
-    for turn in 1 2 3 4 5 6 7 8 9 10; do
+  for signal in TERM KILL; do
+    for turn in 1 2 3 4 5 6 7 8; do
       [ -n "$(ours)" ] || break 2
       # Another's process may have taken an id since the last look; the mark was read a moment ago.
       [ "$turn" -gt 1 ] || ours | xargs -r kill "-$signal" 2> /dev/null || true
