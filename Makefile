@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/demo
 
-.PHONY: setup test lint demo bench clean
+.PHONY: setup test faults lint demo bench clean
 
 setup: $(VENV)/.installed
 
@@ -21,6 +21,9 @@ demo: setup          ## synthetic Earth -> seven arms -> ranked table, report, M
 
 test: setup          ## the whole suite; PYTEST='-n 2 --no-loadscope-reorder': what needs Ray beside what does not
 	$(BIN)/python -m pytest $(PYTEST)
+
+faults: setup        ## every experiment of tests/faults, the slow ones too, and the table of what was measured
+	CROMSS_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/cluster -s $(PYTEST)
 
 lint: setup          ## style, and who may import whom
 	$(BIN)/ruff check .
