@@ -14,6 +14,8 @@ VERBS = {
     "report": "one HTML page over a run directory",
     "bench": "measure the step, the stream, sweeps and their growth",
     "demo": "synthetic Earth to ranked table in minutes",
+    "cluster_check": "what a file that starts a cluster should not say",
+    "spot_watch": "beside a node: a cloud's notice drains it in time",
 }
 
 

@@ -47,8 +47,8 @@ def on_ray(file: Path) -> bool:
 
 
 def pytest_collection_modifyitems(config, items):
-    """Experiments that take minutes run where they are asked for. Under `pytest -n 2` what needs Ray comes first: it is the side
-    that takes longer."""
+    """Experiments that take minutes run where they are asked for. Under `pytest -n 2` what needs Ray comes first: it is the
+    side that takes longer."""
     if not os.environ.get("CROMSS_FAULTS"):
         for item in items:
             if item.get_closest_marker("faults"):
