@@ -30,5 +30,8 @@ fi
 # `ray exec`, `ray attach` and the launcher's own commands find ray by the login shell's PATH.
 line="export PATH=\"$venv/bin:\$PATH\" RAY_AUTH_MODE=token"
 touch "$HOME/.bashrc"
-grep -qxF "$line" "$HOME/.bashrc" || sed -i "1i $line" "$HOME/.bashrc"  # the first line: the rest may return early
+if ! grep -qxF "$line" "$HOME/.bashrc"; then  # the first line: the rest returns early where nobody types
+  { echo "$line"; cat "$HOME/.bashrc"; } > "$HOME/.bashrc.new"
+  mv "$HOME/.bashrc.new" "$HOME/.bashrc"
+fi
 "$venv/bin/python" -c 'import cromss, ray, torch; print("cromss on ray", ray.__version__, "torch", torch.__version__)'

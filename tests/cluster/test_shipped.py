@@ -1,11 +1,14 @@
 """What the files of cluster/ promise, beyond what the linter refuses: the machines, the pins, the mounts, the scripts."""
 
 import copy
+import os
 import re
 import shutil
 import subprocess
+import time
 import tomllib
 
+import psutil
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -131,3 +134,48 @@ def test_the_same_driver_command_goes_on_in_a_new_cluster():
     assert {"--out", "--checkpoints", "--data", "--downstream"} <= set(words)
     assert words[words.index("--out") + 1].startswith("/mnt/cromss/")
     assert job["backoffLimit"] > 0
+
+
+@pytest.mark.parametrize("network", ["0.0.0.0/0", "::/0", "10.0.0.0", "10.0.0.0/4"])
+def test_a_folder_is_shared_with_a_subnet_and_never_with_the_world(network):
+    done = subprocess.run(
+        ["bash", CLUSTER / "node/share.sh", "serve", "/dev/null", network], capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "must be the cluster's own subnet" in done.stderr
+
+
+def test_a_node_has_one_watcher_and_ends_nobody_elses_process(tmp_path):
+    python = tmp_path / "venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.write_text(
+        '#!/bin/bash\nenv > "$HOME/seen.$$"\nmv "$HOME/seen.$$" "$HOME/seen"\nsleep 300 & trap "kill $!" TERM\nwait\n'
+    )
+    python.chmod(0o755)
+    pid = tmp_path / ".cromss/watch.pid"
+
+    def watch() -> psutil.Process:
+        env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+        subprocess.run(["bash", CLUSTER / "node/watch.sh", "gcp"], env=env, check=True, timeout=20)
+        process = psutil.Process(int(pid.read_text()))
+        for _ in range(100):
+            if "cromss.spot_watch" in process.cmdline():
+                break
+            time.sleep(0.05)
+        return process
+
+    started = [watch()]
+    try:
+        first = started[0]
+        assert first.cmdline()[-2:] == ["--cloud", "gcp"]
+        started.append(second := watch())
+        gone, _ = psutil.wait_procs([first], timeout=10)
+        assert gone
+        assert second.is_running()
+        pid.write_text(f"{os.getpid()}\n")  # its id, reused: this very test
+        started.append(watch())
+        assert second.is_running()
+        assert "RAY_AUTH_MODE=token" in (tmp_path / "seen").read_text()
+    finally:
+        for process in [one for one in started if one.is_running()]:
+            process.terminate()
