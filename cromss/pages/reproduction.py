@@ -1,5 +1,7 @@
 """`python -m cromss.report --reproduce RUN`: what repeats a run, to be pasted into a shell."""
 
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,8 @@ def reproduce(run: str, *, out: Path | None = None, folder: Path | None = None, 
 
 def _alone(trial: dict[str, Any], out: Path | None) -> str:
     text = yaml.safe_dump(provenance.repeated(trial), sort_keys=False, width=120)
-    place = out or Path(f"reproduce-{trial['key']}")
+    # A record is data: its key names a folder here and nothing else, whatever it holds.
+    place = out or Path("reproduce-" + re.sub(r"[^\w.-]", "_", str(trial["key"])))
     if out is None:
         written = [f"mkdir -p {place}", f"cat > {place / CONFIG} <<'END'", text.rstrip(), "END"]
     else:
@@ -59,7 +62,19 @@ def _sweep(sweep: dict[str, Any], folder: Path) -> str:
         one = read_trial(trials[0].parent)
         lines += provenance.remarks(one | {"command": ""})[1:]
         lines.append(f"# one trial alone: python -m cromss.report --reproduce {trials[0].parent}")
-    return "\n".join([*(" ".join(line.split()) for line in lines), sweep.get("command", "")])
+    return "\n".join([*(" ".join(line.split()) for line in lines), _ours(str(sweep.get("command", "")))])
+
+
+def _ours(command: str) -> str:
+    """A recorded command, quoted anew; only a comment where it is no command of ours, for the text is pasted into a shell."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = []
+    program = " ".join(words[:3])
+    if program.startswith(("python -m cromss", "cromss ")):
+        return shlex.join(words)
+    return f"# its command is none of ours: {' '.join(command.split())}" if command else ""
 
 
 def _tracked(run: str, folder: Path | None, uri: str | None) -> dict[str, Any]:
