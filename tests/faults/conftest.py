@@ -55,7 +55,7 @@ def started():
 
 @pytest.fixture
 def joined(ray_session):
-    """Environment of a command that joins the Ray of this test run: to start one of its own would take longer than all the rest."""
+    """Environment of a command that joins the Ray of this test run; starting one of its own would take longer than the rest."""
     return {"RAY_ADDRESS": ray_session.get_runtime_context().gcs_address, "RAY_AUTH_MODE": "disabled"}
 
 

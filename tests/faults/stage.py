@@ -43,16 +43,19 @@ QUIET = {"RAY_raylet_start_wait_time_s": "180", "RAY_USAGE_STATS_ENABLED": "0", 
 class Process:
     """A command in a session of its own, its words in a file."""
 
-    def __init__(self, command: Sequence[str], log: Path, env: Mapping[str, str | None] | None = None):
-        environment = os.environ | QUIET | (env or {})
-        self.log, self.began = log, time.time()
+    def __init__(
+        self, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None,
+        run: Callable[..., subprocess.Popen] = subprocess.Popen,
+    ):  # fmt: skip
+        self.log = log
         self._said = len(self.text)
         with log.open("a") as file:
-            self.popen = subprocess.Popen(
-                list(command), stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
-                env={key: value for key, value in environment.items() if value is not None}, start_new_session=True,
+            self.popen = run(
+                [str(word) for word in command], stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, cwd=ROOT,
+                env=os.environ | QUIET | (env or {}), start_new_session=True,
             )  # fmt: skip
         self._seen: dict[int, psutil.Process] = {}
+        self.id = ""  # of a node in its cluster
 
     @property
     def pid(self) -> int:
@@ -272,6 +275,15 @@ class Fault:
         return time.time() - self.at
 
 
+def worlds_of(out: Path) -> list[int]:
+    """How many workers each attempt had, in the order of their first steps."""
+    first: dict[str, tuple[int, int]] = {}
+    for step, attempts in sorted(taken(out).items()):
+        for attempt, ranks in attempts.items():
+            first.setdefault(attempt, (step, len(ranks)))
+    return [ranks for _, ranks in sorted(first.values())]
+
+
 def resumed_at(out: Path) -> list[int]:
     """The steps at which attempts went on, in their order."""
     lines = (out / "progress.log").read_text().splitlines() if (out / "progress.log").exists() else []
@@ -286,7 +298,7 @@ def resumed_at(out: Path) -> list[int]:
 class Cluster:
     """A Ray head and nodes, each a `ray start --block` with all that it starts, on ports of their own."""
 
-    def __init__(self, folder: Path, port: int | None = None, **head: Any):
+    def __init__(self, folder: Path, **head: Any):
         self.folder = folder
         # socket paths must be short
         self.temp = Path("/tmp") / f"cr{os.getpid()}-{free_ports(1)[0]}"
@@ -310,11 +322,24 @@ class Cluster:
 
     def add(self, **options: Any) -> Process:
         """Another node on this machine."""
-        alive = len(self.alive())
+        before = set(self.alive())
         node = self._start(f"node{len(self.nodes)}", f"--address={self.address}", *_agent(free_ports(3)), **options)
         self.nodes.append(node)
-        self._joined(node, alive + 1)
+        self._joined(node, len(before) + 1)
+        (node.id,) = set(self.alive()) - before
         return node
+
+    def drain(self, node: Process, seconds: int) -> float:
+        """Give notice, as a cloud that takes a machine back in so many seconds; when."""
+        notice = [
+            "--reason=DRAIN_NODE_REASON_PREEMPTION",
+            "--reason-message=spot",
+            f"--deadline-remaining-seconds={seconds}",
+        ]
+        began = time.time()
+        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node.id}", *notice]
+        subprocess.run(command, check=True, capture_output=True, env=os.environ | self.environment, timeout=60)
+        return began
 
     def _start(self, name: str, *options: str, **more: Any) -> Process:
         named = [f"--{key.replace('_', '-')}={value}" for key, value in more.items()]
@@ -334,6 +359,14 @@ class Cluster:
         except Exception:
             return []
         return [node_id.hex() for node_id, info in nodes.items() if info.state == 0]
+
+    def spilled(self) -> list[tuple[Path, int]]:
+        """What the object stores have put on disk and not removed: (file, bytes)."""
+        found = []
+        for file in self.temp.glob("session_2*/ray_spilled_objects*/*"):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((file, file.stat().st_size))
+        return found
 
     def end(self) -> None:
         for node in (*reversed(self.nodes), self.head):

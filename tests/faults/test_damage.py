@@ -72,13 +72,6 @@ def test_a_corrupt_shard_stops_the_run_by_name_or_is_left_out_on_request(
     stopped = re.search(
         r"^pretrain: .*shard shard-00002.parquet cannot be read, .* of patch (\S+) fails", strict.said, re.M
     )
-    seen = {
-        patch
-        for ranks in stage.taken(outs[0]).values()
-        for rank in ranks.values()
-        for ids in rank.values()
-        for patch in ids
-    }
     told = f"sha256): {patches} patches left out" in lenient.said
     rows = Rows.of(outs[1], planned(opened(copy, quarantine=True, say=lambda line: None), config))
     experiment(

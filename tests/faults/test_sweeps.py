@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import signal
 import sys
 import time
 from pathlib import Path
@@ -86,6 +87,41 @@ def test_a_sweep_whose_driver_is_killed_goes_on_and_repeats_no_finished_trial(
         and done == {key: _print_of(out / "trials" / key) for key in done}
         and resumed == len(saved) > 0
         and all(one.lost == one.wrong == 0 and one.repeated <= STEPS for one in rows),
+    )  # fmt: skip
+
+
+@pytest.mark.faults
+@pytest.mark.timeout(400)
+def test_sigterm_ends_a_sweep_with_its_trials_checkpoints_written(store, worlds, tmp_path, started, experiment):
+    never = {
+        "scaling": {"checkpoint_epochs": 1000},
+        "optim": {"epochs": 12},
+        "probe": {"every": 12},
+    }  # but for the signal
+    out, config = tmp_path / "out", configuration(tmp_path / "config.yaml", ALONE, never)
+    command = sweep(tmp_path, [1e-3, 2e-3, 3e-3], (store, worlds[1]), config)
+    run = started(Process(command, tmp_path / "log"))
+    until(lambda: sum(newest_step(t["folder"]) >= STEPS // 2 for t in read_trials(out)) == 2, 120, "two trials", run)
+    asked = run.kill(signal.SIGTERM)
+    status = run.wait(60)
+    left = time.time() - asked
+    begun = [trial["folder"] for trial in read_trials(out) if newest_step(trial["folder"]) >= 0]
+    statuses = {trial["status"] for trial in read_trials(out)}
+    fault = Fault.now(*begun)
+    again = started(Process(command, tmp_path / "log"))
+    back = fault.recovered(120, again)
+    assert again.wait(200) == 0, again.said
+    plan = planned(store, config)
+    rows = [Rows.of(trial["folder"], plan) for trial in read_trials(out)]
+    experiment(
+        12.5, "SIGTERM to cromss.sweep, 2 trials under way", "as for cromss.pretrain, every trial",
+        {"left after, s": left, "exit status": status, "back after the command, s": back,
+         "rows lost": sum(one.lost for one in rows), "rows wrong": sum(one.wrong for one in rows),
+         "steps repeated": sum(one.repeated for one in rows)},
+        status == 143 and left < 30 and statuses == {"running"} and len(rows) == 3
+        and all(one.lost == one.wrong == one.repeated == 0 for one in rows)
+        and all(len(resumed_at(folder)) == 1 for folder in begun)
+        and {trial["status"] for trial in read_trials(out)} == {"done"},
     )  # fmt: skip
 
 
