@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import io
+import logging
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ _CLOUDS = ("aws", "gcp", "azure")
 
 
 def is_ray_up(value: Any) -> bool:
-    return isinstance(value, dict) and "cluster_name" in value and "provider" in value
+    return isinstance(value, dict) and bool({"cluster_name", "provider", "available_node_types"} & set(value))
 
 
 def check(document: Document) -> Iterator[Finding]:
@@ -62,6 +63,8 @@ def _schema(document: Document) -> Iterator[Finding]:
         from ray.autoscaler._private.util import prepare_config, validate_config
     except ImportError:
         raise ValueError("Ray is not installed here, and its schema is part of the check: pip install cromss") from None
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)  # what it tells on the way
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             validate_config(prepare_config(copy.deepcopy(document.value)))
@@ -77,6 +80,8 @@ def _schema(document: Document) -> Iterator[Finding]:
         yield Finding(
             document.line(), f"Ray refuses it: {type(error).__name__}: {error}", "see Ray's cluster YAML reference"
         )
+    finally:
+        logging.disable(before)
 
 
 def _types(document: Document) -> Iterator[Finding]:

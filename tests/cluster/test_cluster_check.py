@@ -142,6 +142,24 @@ def test_what_ray_would_fill_in_must_be_said(key, tmp_path):
     assert any(one.what.startswith(f"{key} is missing") for one in findings(file))
 
 
+@pytest.mark.parametrize(
+    ("cloud", "sins"),
+    [
+        ("aws", ["listens to every network", "without a token", "nightly", "is not pinned", "SecurityGroupIds", "volumes",
+                 "IamInstanceProfile", "IMDSv1", "ImageId"]),
+        ("gcp", ["listens to every network", "without a token", "nightly", "is not pinned", "serviceAccounts",
+                 "whatever is newest", "networkInterfaces"]),
+    ],
+)  # fmt: skip
+def test_rays_own_defaults_are_refused_for_every_reason_there_is(cloud, sins, capfd):
+    import ray.autoscaler
+
+    file = Path(ray.autoscaler.__file__).parent / cloud / "defaults.yaml"
+    said = "\n".join(one.what for one in findings(file))
+    assert [sin for sin in sins if sin not in said] == []
+    assert capfd.readouterr() == ("", "")  # Ray keeps quiet meanwhile
+
+
 def test_a_digest_is_a_pin_and_a_full_file_is_clean(tmp_path):
     text = (CLUSTER / "kuberay/raycluster.yaml").read_text()
     file = tmp_path / "full.yaml"
