@@ -25,6 +25,7 @@ from cromss.ray_session import capacity, connect, writable
 ZERO_SHOT = "zero_shot"
 SEGMENTER = "segmenter.safetensors"  # training/segmenter_file.py
 SCORES = {"miou": "mIoU", "oa": "OA", "aa": "AA"}
+RETRIES = 10  # of a downstream run whose process or node has died; its own mistakes are not retried
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ def judge_all(
     import ray
 
     # "DEFAULT": anywhere in the cluster, not inside the sliver of a CPU that the calling trial holds
-    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=2, scheduling_strategy="DEFAULT")(_judge)
+    task = ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=RETRIES, scheduling_strategy="DEFAULT")(_judge)
     tree = config.model_dump(mode="json")
     waiting = [(tree, str(folder), str(downstream), *judged, key) for judged in _judged(config, folder)]
     flying: list[Any] = []
@@ -200,6 +201,7 @@ def _judge(
 
     from cromss.journal import Journal
     from cromss.training.downstream import judge
+    from cromss.training.watchdog import Watchdog
     from cromss.training.zero_shot import zero_shot
 
     config, name = resolve(tree), f"{key}/{run.name}" if key else run.name
@@ -208,7 +210,8 @@ def _judge(
     store, out = PatchStore.open(downstream, cache=config.data.cache), Path(folder) / "transfer" / run.name
     if run.mode == ZERO_SHOT:
         return zero_shot(config.transfer, store, out, modality=run.modality, segmenter=source, device=device)
-    with Journal(Path(folder) / "journal", name) as journal:
+    stall = Watchdog(config.scaling.stall_minutes, Path(folder), run.name)
+    with stall, Journal(Path(folder) / "journal", name) as journal:
         return judge(
             config.transfer,
             store,

@@ -31,6 +31,7 @@ from cromss.training.metrics import Confusion, scores
 from cromss.training.pictures import views
 from cromss.training.sentinel import Sentinel
 from cromss.training.state import Inputs, autocast
+from cromss.training.watchdog import moving
 
 RESULT = "result.json"
 
@@ -184,7 +185,7 @@ def _train(
     if sentinel:
         contracts = {modality: store.contract(modality).select(inputs.bands[modality], str(store.path))}
         batches = Sentinel(contracts, store.manifest.statistics[split], store.described(split)).watch(batches)
-    for step, batch in enumerate(batches):
+    for step, batch in enumerate(moving(batches)):
         logits, labels = _seen(network, batch, config, inputs, modality, device, cached)
         loss = transfer_loss(logits, labels)
         optimizer.zero_grad(set_to_none=True)
@@ -244,7 +245,7 @@ def score(
     kept: dict[str, list[np.ndarray]] = {}
     every = max(1, store.places(split) // max(config.panels, 1))
     seen = 0
-    for batch in open_rows(store, split=split, batch_size=config.batch_size):
+    for batch in moving(open_rows(store, split=split, batch_size=config.batch_size)):
         whole = centre_crop(batch, config.augment.crop)
         moved = whole.with_bands(inputs.bands).to(device)
         with autocast(device, "auto"):

@@ -105,7 +105,7 @@ def _tuner(setting: Setting, config: RunConfig, space: dict[str, Any] | None, le
             name=unique_name("tune"),
             storage_path=str(Path(setting.out) / "ray"),
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=1),
+            failure_config=tune.FailureConfig(max_failures=config.scaling.max_failures),  # its process has died
             **watched(ledger, Path(setting.out)),
         ),
     )

@@ -4,6 +4,8 @@ import subprocess
 import sys
 import textwrap
 
+from cromss.training.watchdog import Watchdog, moving
+
 PROGRAM = """
     import sys, time
     from pathlib import Path
@@ -12,7 +14,7 @@ PROGRAM = """
     def stuck_in_the_second_step():
         time.sleep(60)
 
-    with Watchdog(1 / 60, Path(sys.argv[1]), rank=3) as dog:
+    with Watchdog(1 / 60, Path(sys.argv[1]), 3) as dog:
         for number in dog.over(range(6)):
             time.sleep(0.4)  # 2.4 seconds in all, more than the second that a step may take
             if number == 1 and sys.argv[2] == "stuck":
@@ -38,3 +40,16 @@ def test_steps_that_end_in_time_leave_nothing_behind(tmp_path):
     ended = run(tmp_path, "moving")
     assert (ended.returncode, ended.stdout) == (0, "done\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_whoever_walks_on_keeps_the_watchdog_of_the_process_quiet_and_without_one_nothing_happens(
+    tmp_path, monkeypatch
+):
+    beats = []
+    assert list(moving("ab")) == ["a", "b"]
+    with Watchdog(1.0, tmp_path) as dog:
+        monkeypatch.setattr(dog, "beat", lambda: beats.append(1))
+        assert list(moving("ab")) == ["a", "b"]
+        assert len(beats) == 2
+    assert list(moving("ab")) == ["a", "b"]
+    assert len(beats) == 2
