@@ -10,7 +10,9 @@ import contextlib
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,10 @@ def fitted(
     failures, before = 0, newest_name(checkpoints)
     while True:
         workers = gathered(share, sizes(config, share), config.scaling.patience, say)
+        begun = out / f".begun-{uuid.uuid4().hex}"
         try:
-            with growing(workers, config, share, out):
-                outcome = _attempt(worker, job, out, share, workers, callbacks)
+            with growing(workers, config, share, out, begun):
+                outcome = _attempt(partial(_beginning, worker, str(begun)), job, out, share, workers, callbacks)
         except (TrainingFailedError, Failed) as error:
             if (answer := read_json(out / REFUSED)) is not None:
                 return answer
@@ -98,29 +101,34 @@ def gathered(share: Share, wanted: list[int], patience: float, say: Callable[[st
 
 
 @contextlib.contextmanager
-def growing(workers: int, config: RunConfig, share: Share, out: Path) -> Iterator[None]:
-    """While fewer workers compute than wanted: ask for the missing ones, and have the run leave when there is room for them."""
+def growing(workers: int, config: RunConfig, share: Share, out: Path, begun: Path) -> Iterator[None]:
+    """While fewer workers compute than wanted: ask for the missing ones, and have the run leave when there is room for them.
+
+    Not before `begun` is there, which the workers of this attempt write: until they are placed, the room would be theirs.
+    """
     larger = [count for count in sizes(config, share) if count > workers]
-    if not larger:
-        yield
-        return
-    missing = _Room(share, larger[-1] - workers)
     stop = threading.Event()
 
     def watch() -> None:
-        while not stop.is_set():
-            if missing.found(5.0):
-                ask(out, GROWN)
+        while not begun.exists():
+            if stop.wait(1.0):
                 return
+        with contextlib.closing(_Room(share, larger[-1] - workers)) as missing:
+            while not stop.is_set():
+                if missing.found(5.0):
+                    ask(out, GROWN)
+                    stop.wait()  # the room is kept for them until this attempt has ended
 
     thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    if larger:
+        thread.start()
     try:
         yield
     finally:
         stop.set()
-        thread.join()
-        missing.release()
+        if larger:
+            thread.join()
+        begun.unlink(missing_ok=True)
 
 
 class _Room:
@@ -147,6 +155,12 @@ class _Room:
 
 
 # --- in the workers -----------------------------------------------------------------------------------------------------
+
+
+def _beginning(worker: Worker, begun: str, job: dict[str, Any]) -> dict[str, Any]:
+    with contextlib.suppress(OSError):
+        Path(begun).touch()
+    return worker(job)
 
 
 def together(job: dict[str, Any], rank: int) -> Callable[[int], str]:

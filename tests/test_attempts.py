@@ -61,7 +61,9 @@ def test_after_the_patience_the_most_that_find_room_begin(ray_session):
 
 
 def test_room_for_the_missing_ones_is_asked_for_and_told_when_it_is_there(ray_session, tmp_path):
-    with taken(2.0) as given_back, growing(1, config_of(1), HALVES, tmp_path):
+    begun = tmp_path / "begun"
+    begun.touch()
+    with taken(2.0) as given_back, growing(1, config_of(1), HALVES, tmp_path, begun):
         time.sleep(2)
         assert asked([tmp_path]) == ""
         given_back()
@@ -72,9 +74,19 @@ def test_room_for_the_missing_ones_is_asked_for_and_told_when_it_is_there(ray_se
         assert asked([tmp_path]) == GROWN
 
 
+def test_no_room_is_taken_from_an_attempt_whose_workers_are_not_placed_yet(ray_session, tmp_path):
+    with growing(1, config_of(1), HALVES, tmp_path, tmp_path / "begun"):
+        time.sleep(3)
+        with taken(2.0):  # all of it, for the workers
+            assert asked([tmp_path]) == ""
+
+
 def test_who_is_complete_asks_for_nobody(ray_session, tmp_path):
-    with growing(4, config_of(1), HALVES, tmp_path), taken(2.0):
+    begun = tmp_path / "begun"
+    begun.touch()
+    with growing(4, config_of(1), HALVES, tmp_path, begun), taken(2.0):
         assert asked([tmp_path]) == ""
+    assert not begun.exists()
 
 
 def test_workers_look_at_every_folder_where_they_may_be_asked_and_at_who_holds_the_run(tmp_path, monkeypatch):

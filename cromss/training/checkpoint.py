@@ -76,7 +76,10 @@ def _save_here(directory: Path, final: Path, step: int, tensors: dict[str, Any],
     aside.mkdir()
     try:
         for name, group in tensors.items():
-            safetensors.torch.save_file(group, aside / f"{name}{TENSORS}")
+            try:
+                safetensors.torch.save_file(group, aside / f"{name}{TENSORS}")
+            except safetensors.SafetensorError as error:  # a disk that filled meanwhile is told in words only
+                raise OSError(f"{aside / name}{TENSORS}: {error}") from None
         (aside / STATE).write_text(json.dumps(state))
         files = {path.name: sha256(path) for path in sorted(aside.iterdir())}
         _write_durably(aside / MANIFEST, json.dumps({"step": step, "sha256": files}))

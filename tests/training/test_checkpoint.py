@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import safetensors
 import torch
 
 from cromss.training import checkpoint
@@ -91,3 +92,15 @@ def test_adam_goes_on_as_if_nothing_had_happened():
     for seed in range(2, 4):
         step(second, second_adam, seed)
     assert torch.equal(whole.weight, second.weight)
+
+
+def test_a_disk_that_fills_while_the_tensors_are_written_is_an_os_error_and_leaves_nothing(tmp_path, monkeypatch):
+    put(tmp_path, 1)
+
+    def full(*given):
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint.safetensors.torch, "save_file", full)
+    with pytest.raises(OSError, match=r"model\.safetensors: I/O error: No space left on device"):
+        put(tmp_path, 2)
+    assert [path.name for path in tmp_path.iterdir()] == ["step-000000001"]
