@@ -9,12 +9,12 @@ The hosts share a disk, as machines with an NFS folder do, and their Python is t
 
 import hashlib
 import json
-import os
 import re
 import secrets
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -148,6 +148,13 @@ def active(status: str) -> int:
     return sum(int(count) for count in re.findall(r"^ (\d+) ", section, re.MULTILINE))
 
 
+def wait(true: Callable[[], bool], seconds: float) -> None:
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until, f"not so within {seconds:g} s"
+        time.sleep(1)
+
+
 def on(lab, number: int, *programs: str) -> list[str]:
     """Those of these programs that run on a host."""
     listed = lab.call(number, ["bash", "-c", r"cat /proc/[0-9]*/cmdline 2> /dev/null | tr '\0' '\n'"]).split()
@@ -179,19 +186,16 @@ def check(found: dict, out: Path, service: mlflow_host.Service) -> None:
     assert report.read_bytes() == (out / "report.html").read_bytes()
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(
-    not os.environ.get("CROMSS_FAULTS"), reason="takes minutes; CROMSS_FAULTS=1 or `make faults` runs it"
-)
 def test_from_ray_up_over_a_job_to_its_result_and_ray_down(tmp_path, capsys):
     if reason := machines.lacking() or mlflow_host.lacking():
         pytest.skip(reason)
     times, name = Timeline(), f"cromss-{secrets.token_hex(3)}"
     # Under autoscaler v2 the `local` provider never starts a worker: nobody tells it that the head runs.
     laptop = {
-        "TMPDIR": "/tmp/ray",
-        "RAY_UP_enable_autoscaler_v2": "0",
-        "PATH": machines.PATH, "HOME": str(Path.home()), "TERM": "dumb", "RAY_AUTH_MODE": "token", "LC_ALL": "C.UTF-8"
+        "PATH": machines.PATH, "HOME": str(Path.home()), "TMPDIR": "/tmp/ray", "TERM": "dumb", "LC_ALL": "C.UTF-8",
+        "RAY_AUTH_MODE": "token", "RAY_UP_enable_autoscaler_v2": "0",
     }  # fmt: skip
     out = tmp_path / "out"
     with hosts(4, tmp_path / "lab") as lab, mlflow_host.mlflow(lab, MLFLOW, ADMIN) as service:
@@ -223,12 +227,11 @@ def test_from_ray_up_over_a_job_to_its_result_and_ray_down(tmp_path, capsys):
                 assert knocked["other host"] == 403, knocked
                 assert knocked["jobs"] == 404, knocked
             with times.step("the worker joins"):
-                until = time.monotonic() + 240
-                while active(status := ray("exec", file, "ray status")) < 2:
-                    assert time.monotonic() < until, status
-                    time.sleep(1)
+                wait(lambda: active(ray("exec", file, "ray status")) == 2, 240)
+                everything = ["raylet", "cromss.spot_watch"]  # the watcher is the last to start
+                wait(lambda: on(lab, WORKER, *everything) == everything, 60)
+            assert on(lab, HEAD, *everything) == everything
             for number in (HEAD, WORKER):
-                assert on(lab, number, "raylet", "cromss.spot_watch") == ["raylet", "cromss.spot_watch"]
                 assert (home(lab, number) / "set-up").exists()
                 assert (home(lab, number) / ".ray" / "auth_token").stat().st_mode & 0o777 == 0o600
             assert project(lab, HEAD) == project(lab, WORKER)  # the head has handed on what it was given
@@ -248,10 +251,7 @@ def test_from_ray_up_over_a_job_to_its_result_and_ray_down(tmp_path, capsys):
                 ray("down", "-y", file)
             assert not on(lab, HEAD, "gcs_server", "raylet")
             with times.step("the worker's node ends"):  # nobody tells it: it gives up on a head that is gone
-                until = time.monotonic() + 150
-                while left := on(lab, WORKER, "raylet"):
-                    assert time.monotonic() < until, left
-                    time.sleep(1)
+                wait(lambda: not on(lab, WORKER, "raylet"), 150)
             assert on(lab, HEAD, "sshd")  # the machines themselves are as they were
             assert on(lab, WORKER, "sshd")
         finally:
