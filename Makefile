@@ -25,10 +25,11 @@ test: setup          ## the whole suite; PYTEST='-n 2 --no-loadscope-reorder': w
 faults: setup        ## every experiment of tests/faults, the slow ones too, and the table of what was measured
 	CROMSS_FAULTS=1 $(BIN)/python -m pytest tests/faults tests/cluster -s $(PYTEST)
 
-lint: setup          ## style, and who may import whom
+lint: setup          ## style, who may import whom, and what cluster/ may not say
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python -m cromss.cluster_check --template $(filter-out %.md %.py %.in %.lock,$(wildcard cluster/*.* cluster/*/*.* cluster/image/Dockerfile))
 
 bench: setup         ## the stream and the step, measured
 	$(BIN)/python -m cromss.bench stream

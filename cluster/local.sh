@@ -18,6 +18,7 @@ dashboard=$((port + 1)) client=$((port + 2))
 [ ! -x "$bin/python" ] || export PATH="$bin:$PATH"  # a job's `python` is the project's
 
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
+export RAY_JOB_STOP_WAIT_TIME_S=30  # a stopped job has time for its checkpoint; Ray's own 3 s are too few
 export RAY_raylet_start_wait_time_s="${RAY_raylet_start_wait_time_s:-180}"  # a busy machine is no failure
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 
