@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from cromss.leaving import TERMINATED, Left
+from cromss.masking import masked
 
 
 def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
@@ -19,7 +20,7 @@ def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
         except (ValueError, FloatingPointError) as error:
             if os.environ.get("CROMSS_TRACEBACK"):
                 raise
-            for line in str(error).splitlines():
+            for line in masked(str(error)).splitlines():
                 print(f"{_module(main).rpartition('.')[2]}: {line}", file=sys.stderr)
             return 1 if isinstance(error, FloatingPointError) else 2
         except Left as left:
@@ -33,10 +34,10 @@ def verb(main: Callable[[list[str] | None], int]) -> Callable[..., int]:
 
 
 def command_line() -> str:
-    """The command that repeats this process, as the user would type it."""
+    """The command that repeats this process, as the user would type it, but for secrets in addresses: it is written down."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     program = f"python -m {spec.name.removesuffix('.__main__')}" if spec else os.path.basename(sys.argv[0])
-    return f"{program} {shlex.join(sys.argv[1:])}".rstrip()
+    return f"{program} {shlex.join(map(masked, sys.argv[1:]))}".rstrip()
 
 
 def _module(main: Callable[..., int]) -> str:

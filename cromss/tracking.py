@@ -25,6 +25,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from cromss import provenance
 from cromss.journal import Entry, Journal, read_journal, read_json, read_sweep, read_trial, trial_folders, write_json
+from cromss.masking import masked
 from cromss.settings import leaves
 
 __all__ = ["Aggregate", "Entry", "Journal", "Sink", "open_ui_command", "read_journal", "tracking_uri"]
@@ -58,14 +59,15 @@ def open_ui_command(out: str | Path) -> str:
         beside = beside.relative_to(Path.cwd())
     program = str(beside) if beside.exists() else "mlflow"
     # Without job execution the server starts one process instead of eight.
-    command = [program, "ui", "--backend-store-uri", uri, "--host", "127.0.0.1", "--port", "5000"]
-    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {shlex.join(command)}"
+    where = shlex.quote(uri) if masked(uri) == uri else '"$MLFLOW_TRACKING_URI"'
+    command = f"{shlex.quote(program)} ui --backend-store-uri {where} --host 127.0.0.1 --port 5000"
+    return f"MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false {command}"
 
 
 def _public(uri: str) -> str:
-    """`uri` without user name and password."""
+    """`uri` without user name, password and keys."""
     parts = urlsplit(uri)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri
+    return masked(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])) if "@" in parts.netloc else uri)
 
 
 # --- the sink -----------------------------------------------------------------------------------------------------
@@ -115,7 +117,7 @@ class Sink:
         try:
             self._connect(mlflow)
             whole = self._copy(aggregates or {}, final, going)
-        except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
+        except (mlflow.MlflowException, OSError, ImportError, mlflow.SQLAlchemyError) as error:
             self._rest(error)
             return False
         finally:
@@ -133,14 +135,14 @@ class Sink:
         try:
             self._connect(mlflow)
             self._client.log_artifact(self._ensure("", Path(self.out).name).id, str(path))
-        except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
+        except (mlflow.MlflowException, OSError, ImportError, mlflow.SQLAlchemyError) as error:
             self._rest(error)
             return False
         return True
 
     def _rest(self, error: Exception) -> None:
         if not self._warned:
-            reason = " ".join(str(error).split())[:160].replace(self.uri, _public(self.uri))
+            reason = masked(" ".join(str(error).replace(self.uri, _public(self.uri)).split()))[:160]
             log.warning(
                 "MLflow at %s cannot be reached (%s); the work goes on, every number is kept under %s and is sent when "
                 "it answers, or later by `python -m cromss.report %s --track`",
@@ -374,8 +376,8 @@ def find_run(uri: str, wanted: str) -> Found:
         places = [experiment.experiment_id for experiment in client.search_experiments()]
         asked = (f"attributes.run_name = '{quoted}'", f"tags.`cromss.run` LIKE '%/{quoted}'")
         runs = {run.info.run_id: run for one in asked for run in client.search_runs(places, one, max_results=20)}
-    except (mlflow.MlflowException, OSError, mlflow.SQLAlchemyError) as error:
-        raise ValueError(f"{_public(uri)}: cannot be asked ({' '.join(str(error).split())[:160]})") from None
+    except (mlflow.MlflowException, OSError, ImportError, mlflow.SQLAlchemyError) as error:
+        raise ValueError(f"{_public(uri)}: cannot be asked ({masked(' '.join(str(error).split()))[:160]})") from None
     if not runs:
         raise ValueError(f"{wanted}: neither a folder nor the id or name of a run at {_public(uri)}")
     if len(runs) > 1:
