@@ -16,7 +16,7 @@ from local_provider import HEAD, cluster
 from netlab import hosts
 
 HERE = Path(__file__).parent
-WORKERS, IDLE = 2, 12.0  # nodes beside the head; seconds
+WORKERS, IDLE = 2, 20.0  # nodes beside the head; seconds
 NODE = {"CPU": 5, "GPU": 4}
 
 
@@ -75,6 +75,6 @@ def test_a_sweep_scales_a_cluster_up_and_down_again(worlds, tmp_path, capsys):
     trials = events["concluded"]["trials"]
     assert [trial["status"] for trial in trials] == ["done"] * 6, trials
     assert all(trial["workers"] == 4 for trial in trials)
-    assert len({node for trial in trials for node in trial["nodes"]}) == WORKERS  # both new nodes have worked
+    assert len({node for trial in trials for node in trial["nodes"]}) >= WORKERS  # an idle one may go and another come
     assert events["idle"]["nodes"] == 1
     assert events["idle"]["at"] - events["finished"]["at"] <= IDLE + 60
