@@ -27,6 +27,7 @@ QUIET = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C ends the command; the same command with --resume goes on
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths of a configuration keep their meaning in the workers
     "RAY_worker_maximum_startup_concurrency": "8",  # fractional CPUs start more processes than cores; no warning for that
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that leaves before its first probe has no score
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
 MAX_RESOURCES = "CROMSS_MAX_RESOURCES"

@@ -329,7 +329,8 @@ def _ledger(ready):
 def test_a_sweep_that_is_asked_to_leave_waits_for_checkpoints_starts_nothing_and_goes_on(ray_session, worlds, tmp_path):
     """One trial at a time: the first is in training when SIGTERM comes, the second never begins."""
     space = Space("two", "Which rate?", {}, {"optim": {"lr": grid(1e-3, 2e-3), "epochs": 4000}}, "", 1)
-    base = overlay(TINY, {"scaling": {"num_workers": 0, "cpus_per_worker": 2.0, "checkpoint_epochs": 4000}})
+    base = overlay(TINY, {"scaling": {"num_workers": 0, "cpus_per_worker": 2.0, "checkpoint_epochs": 4000},
+                          "probe": {"every": 4000}})  # fmt: skip
     watch = threading.Thread(target=_ask_when_it_trains, args=(tmp_path,))
     watch.start()
     with pytest.raises(Left, match="SIGTERM: left; the same command goes on"):
