@@ -36,6 +36,7 @@ def picture(moments: list[dict], end: float, width: int = 72) -> str:
     return "\n".join([*rows, f"{'seconds':>8} {axis}"])
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(420)
 def test_a_sweep_scales_a_cluster_up_and_down_again(worlds, tmp_path, capsys):
     environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"}
