@@ -15,20 +15,19 @@ import stage
 from cromss.data.ingestion import Ingest, ingest
 from cromss.data.synthetic import SyntheticEarth
 
+HERE = Path(__file__).parent
 RECORDS = pytest.StashKey[dict[str, dict[str, Any]]]()
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "faults: an experiment that takes minutes; runs with CROMSS_FAULTS=1")
     config.stash[RECORDS] = {}
 
 
 def pytest_collection_modifyitems(items):
-    if os.environ.get("CROMSS_FAULTS"):
-        return
-    for item in items:
-        if item.get_closest_marker("faults"):
-            item.add_marker(pytest.mark.skip(reason="takes minutes; CROMSS_FAULTS=1 or `make faults` runs it"))
+    """Those that join the Ray of this test run come last: until then there is no second Ray beside those of the others."""
+    here = [item for item in items if item.path.parent == HERE]
+    ordered = iter(sorted(here, key=lambda item: "joined" in item.fixturenames))
+    items[:] = [next(ordered) if item.path.parent == HERE else item for item in items]
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ here, by the journal of rows that they hold open, and ended by number.
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -371,6 +372,7 @@ class Cluster:
     def end(self) -> None:
         for node in (*reversed(self.nodes), self.head):
             node.end()
+        shutil.rmtree(self.temp, ignore_errors=True)
 
 
 def _agent(ports: Sequence[int]) -> list[str]:

@@ -10,7 +10,7 @@ from stage import STEPS, Process, Rows, configuration, planned, until, verb
 
 from cromss.training.checkpoint import newest_valid
 
-LONG = {"scaling": {"num_workers": 0}, "optim": {"epochs": 30}}
+LONG = {"scaling": {"num_workers": 0}, "optim": {"epochs": 16}}
 
 
 @pytest.fixture

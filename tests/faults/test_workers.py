@@ -93,10 +93,8 @@ def test_a_step_that_never_returns_is_ended_where_it_stands(store, tmp_path, sta
 def test_sigterm_ends_a_pretraining_with_a_checkpoint_in_mid_epoch(
     workers, store, tmp_path, joined, started, experiment
 ):
-    never = {
-        "scaling": {"num_workers": workers, "checkpoint_epochs": 1000},
-        "optim": {"epochs": 12},
-    }  # but for the signal
+    # no checkpoint but for the signal
+    never = {"scaling": {"num_workers": workers, "checkpoint_epochs": 1000}, "optim": {"epochs": 8}}
     out, config = tmp_path / "out", configuration(tmp_path / "config.yaml", never)
     command = verb("pretrain", "--data", store, "--out", out, "--config", config)
     run = started(Process(command, tmp_path / "log", joined))
