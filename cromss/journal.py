@@ -129,7 +129,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The mapping in a JSON file, or None where there is no such file or none that can be read."""
     try:
         data = json.loads(path.read_text())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return data if isinstance(data, dict) else None
 

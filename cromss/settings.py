@@ -57,7 +57,10 @@ def assignments(items: Iterable[str]) -> dict[str, Any]:
         key, equals, text = item.partition("=")
         if not equals or not all(key.split(".")):
             raise ValueError(f"--set {item}: expected key.sub=value, for example --set optim.lr=1e-3")
-        value = _scalar(text)
+        try:
+            value = _scalar(text)
+        except ValueError as error:
+            raise ValueError(f"--set {key}: {error}") from None
         for part in reversed(key.split(".")):
             value = {part: value}
         layers.append(value)
@@ -65,7 +68,7 @@ def assignments(items: Iterable[str]) -> dict[str, Any]:
 
 
 def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
+    value = _plain(text)
     if isinstance(value, str):  # YAML 1.1 reads 1e-3 as a string
         try:
             return float(value)
@@ -78,16 +81,42 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML mapping as a dict. Raises ValueError naming the file when it is missing or no mapping."""
     path = Path(path)
     try:
-        value = yaml.safe_load(path.read_text())
+        value = _plain(path.read_text())
     except OSError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror})") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: is not YAML: {' '.join(str(error).split())}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise ValueError(f"{path}: must hold a mapping (key: value), holds {type(value).__name__}")
     return value
+
+
+_MOST = 100_000  # values in one text; a whole configuration has some hundred
+
+
+def _plain(text: str) -> Any:
+    """The plain values of a YAML text. Raises ValueError for tags that make objects, and where aliases multiply."""
+    try:
+        value = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeError) as error:
+        raise ValueError(f"is not YAML: {' '.join(str(error).split())}") from None
+    except RecursionError:
+        raise ValueError("is nested too deeply") from None
+    if _size(value, {}) > _MOST:
+        raise ValueError(f"holds more than {_MOST:,} values once its aliases are followed")
+    return value
+
+
+def _size(value: Any, known: dict[int, int]) -> int:
+    """How many values are in it, each alias counted in full; what holds itself holds too many."""
+    if not isinstance(value, dict | list):
+        return 1
+    if id(value) not in known:
+        known[id(value)] = _MOST + 1  # until it is counted, for whoever meets it inside of itself
+        known[id(value)] = 1 + sum(_size(one, known) for one in (value.values() if isinstance(value, dict) else value))
+    return known[id(value)]
 
 
 def validate(cls: type[Kind], *layers: Mapping[str, Any]) -> Kind:

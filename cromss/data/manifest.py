@@ -1,9 +1,10 @@
 """What a patch store says about itself: the manifest, the schema of a row, the dtype of a pixel."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,7 @@ SCHEMA_VERSION = 2
 MANIFEST = "manifest.json"
 
 MAPS = ("label", "clean", "valid")  # the pixel columns that are no imagery
+MAX_BYTES = 2**30  # of the pixels of one patch
 
 
 def pixel_dtype(modality: str, encoding: Encoding) -> np.dtype:
@@ -27,6 +29,13 @@ def pixel_dtype(modality: str, encoding: Encoding) -> np.dtype:
     if encoding == "uint8":
         return np.dtype(np.uint8)
     return np.dtype(np.uint16 if sensor(modality).unit == "DN" else np.float32)
+
+
+def row_bytes(contracts: Mapping[str, Contract], encoding: Encoding, size: tuple[int, int]) -> list[int]:
+    """Bytes of each pixel column of a row."""
+    pixels = size[0] * size[1]
+    images = [pixels * len(one.bands) * pixel_dtype(name, encoding).itemsize for name, one in contracts.items()]
+    return [*images, *[pixels] * len(MAPS)]
 
 
 def checksum(cell: bytes | np.ndarray, patch_id: str) -> int:
@@ -39,14 +48,17 @@ def checksum_column(name: str) -> str:
     return f"{name}_crc32"
 
 
+Count = Annotated[int, pydantic.Field(ge=0, lt=2**31)]  # so many fit the plan's arrays
+
+
 class Shard(Settings):
     """One Parquet file. `blocks` in file order: (n acquisitions, rows a row group, split, fold)."""
 
     path: str
-    rows: int
+    rows: Count
     bytes: int
     sha256: str
-    blocks: tuple[tuple[int, int, str, int], ...]
+    blocks: tuple[tuple[Count, Count, str, Count], ...]
 
     @pydantic.field_validator("path")
     @classmethod
@@ -85,6 +97,13 @@ class Manifest(Settings):
     statistics: dict[str, dict[str, tuple[BandStatistics, ...]]]
     shards: tuple[Shard, ...]
     source: dict[str, Any]
+
+    @pydantic.model_validator(mode="after")
+    def _of_patches(self) -> "Manifest":
+        cells = sum(row_bytes(self.contracts, self.encoding, self.size))
+        if min(self.size) < 1 or cells > MAX_BYTES:
+            raise ValueError(f"patches of {self.size[0]} x {self.size[1]} pixels: not those of a patch store")
+        return self
 
     @property
     def bands(self) -> dict[str, tuple[str, ...]]:
@@ -167,7 +186,7 @@ def read_manifest(folder: Folder) -> Manifest:
         ) from None
     except OSError as error:
         raise ValueError(f"{where}: cannot be read ({fault(error)})") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise ValueError(f"{where}: cannot be read ({error}); ingest again") from None
     version = found.get("schema_version") if isinstance(found, dict) else None
     if isinstance(version, int) and version != SCHEMA_VERSION:

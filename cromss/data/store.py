@@ -25,7 +25,16 @@ import pyarrow.parquet as pq
 from cromss import landcover, sensors
 from cromss.contract import physical
 from cromss.data.cache import Cache, CacheConfig
-from cromss.data.manifest import Layout, Manifest, Shard, checksum, checksum_column, pixel_dtype, read_manifest
+from cromss.data.manifest import (
+    Layout,
+    Manifest,
+    Shard,
+    checksum,
+    checksum_column,
+    pixel_dtype,
+    read_manifest,
+    row_bytes,
+)
 from cromss.data.patch import Patch
 from cromss.data.writer import StoreWriter
 from cromss.files import Folder, fault, unavailable
@@ -33,6 +42,7 @@ from cromss.files import Folder, fault, unavailable
 __all__ = ["Blocks", "Lost", "PatchStore", "StoreWriter"]
 
 OPEN_SHARDS = 64  # file handles a thread keeps
+_TEXT = 2**16  # bytes of a row that are no pixels, at most
 REMEDY = (
     "list every damaged shard with python -m cromss.ingest --verify {0}, write them again with --repair {0}, or train without "
     "what is damaged: data.quarantine=true"
@@ -275,6 +285,11 @@ class PatchStore:
             return f"has {footer.num_rows} rows instead of {shard.rows}"
         if (footer.metadata or {}).get(b"cromss") != self.layout.schema.metadata[b"cromss"]:
             return "holds other bands, units or sizes than the manifest says: it is of another store"
+        # Compressed, gigabytes of zeros are a few kB; a row has its cells, and some text.
+        row = sum(row_bytes(self.contracts, self.encoding, self.size)) + _TEXT
+        groups = (footer.row_group(number) for number in range(footer.num_row_groups))
+        if any(group.total_byte_size > (group.num_rows + 1) * row for group in groups):
+            return "decodes to more than its patches hold"
         return ""
 
     def _no_reading(self, shard: Shard, error: Exception) -> str:

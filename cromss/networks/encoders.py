@@ -154,7 +154,10 @@ def load_card(path: str | Path) -> EncoderCard:
 def _card(path: Path, metadata: dict[str, str]) -> EncoderCard:
     if "card" not in metadata:
         raise ValueError(f"{path}: has no encoder card, so its bands and scaling are unknown; import it and state them")
-    return EncoderCard.model_validate_json(metadata["card"])
+    try:
+        return EncoderCard.model_validate_json(metadata["card"])
+    except ValueError as error:
+        raise ValueError(f"{path}: its card cannot be read: {' '.join(str(error).split())}") from None
 
 
 # --- other people's files ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import base64
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -12,6 +13,7 @@ from cromss.journal import Entry, read_journal, read_sweep, read_trials
 
 ROWS = 20  # of a table or chart before the rest is folded away
 ARMS = 7  # in one chart: as many as there are colours
+MAX_BYTES = 2**30  # of the pictures in one file, unpacked
 
 
 class Run:
@@ -95,11 +97,13 @@ class Run:
             return {}
         try:
             with np.load(path, allow_pickle=False) as archive:
+                if sum(member.file_size for member in archive.zip.infolist()) > MAX_BYTES:
+                    raise ValueError("decodes to gigabytes")
                 data = {key: archive[key] for key in archive.files}
             if len({len(array) for key, array in data.items() if array.ndim and key != "epochs"}) != 1:
                 raise ValueError("its pictures are not equally many")
             self.scheme(data)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        except (OSError, ValueError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
             self.unreadable.append(f"{path.relative_to(self.folder)}: {' '.join(str(error).split())}")
             return {}
         return data if len(data.get("rgb", ())) else {}
@@ -132,7 +136,7 @@ class Run:
             source = f"data:image/png;base64,{base64.b64encode(file.read_bytes()).decode()}"
         except FileNotFoundError:
             return None
-        except OSError:
+        except (OSError, ValueError, Image.DecompressionBombError):
             self.unreadable.append(str(file.relative_to(self.folder)))
             return None
         return {"source": source, "caption": caption, "width": width, "wide": wide}
