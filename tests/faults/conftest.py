@@ -93,12 +93,15 @@ TITLES = ("fault", "promised", "measured")
 
 
 def _row(record: dict[str, Any]) -> tuple[str, str, str]:
-    measured = ", ".join(f"{name} {_number(value)}" for name, value in record["measured"].items())
+    measured = ", ".join(_quantity(*one) for one in record["measured"].items())
     return record["fault"], record["promised"], measured if record["passed"] else f"NOT KEPT: {measured}"
 
 
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _quantity(name: str, value: Any) -> str:
+    """`("back after, s", 7.7234)` as "back after 7.7 s"."""
+    words, _, unit = name.partition(", ")
+    number = f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{words} {number} {unit}".strip()
 
 
 def _markdown(rows: list[tuple[str, ...]]) -> str:

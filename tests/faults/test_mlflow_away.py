@@ -62,7 +62,7 @@ def test_a_minute_without_mlflow_delays_its_copy_and_nothing_else(store, worlds,
     rows = Rows.of(folder, planned(store, config))
     experiment(
         6, "MLflow's server away for a minute", "step time unchanged; its history equals the journal afterwards",
-        {"ms a step before": before, "while away": during, "values": len(journal), "missing": len(missing),
+        {"a step before, ms": before, "while away, ms": during, "values": len(journal), "missing": len(missing),
          "different": len(other), **rows.measured},
         noticed and not missing and not other and during < 1.3 * before and rows.lost == rows.wrong == rows.repeated == 0,
     )  # fmt: skip
