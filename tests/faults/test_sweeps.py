@@ -174,7 +174,8 @@ def test_of_200_trials_every_tenth_fails_and_the_others_are_ranked_in_flat_memor
         15, "a failure in every tenth of 200 instant trials",
         "180 done, 20 failed with their reasons, the ranking right, the driver's memory flat",
         {"done": done, "failed with its reason": named and len(failed), "rows ranked as by hand": f"{right} of {len(ranked)}",
-         "driver grows by, MiB a trial": growth, "in the second half by, MiB": later, "to at most, MiB": max(mib for _, mib in samples)},
+         "driver grows by, MiB a trial": growth, "in the second half by, MiB": later,
+         "to at most, MiB": max(mib for _, mib in samples)},
         done == 180 and len(failed) == 20 and named and right == len(ranked) == 40 and growth < 2 and later < 0.1,
     )  # fmt: skip
 
