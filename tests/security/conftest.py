@@ -22,7 +22,9 @@
 """
 
 import contextlib
+import shutil
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,6 +71,14 @@ def listener() -> Iterator[Listener]:
     listener = Listener()
     yield listener
     listener.close()
+
+
+@pytest.fixture
+def short() -> Iterator[Path]:
+    """A folder for Ray: the paths of its sockets are limited to 107 bytes."""
+    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

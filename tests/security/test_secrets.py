@@ -1,10 +1,8 @@
 """Secrets of the environment and of the command line are used, and end nowhere: not in files, not in MLflow, not in output."""
 
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
@@ -116,14 +114,6 @@ FLOW = """
         print(reproduce(str(trial["folder"])))
     print(reproduce(out))
 """
-
-
-@pytest.fixture
-def short():
-    """A folder for Ray: the paths of its sockets are limited to 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.mark.timeout(280)

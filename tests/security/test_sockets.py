@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 import textwrap
 from pathlib import Path
 
@@ -61,14 +60,6 @@ TRAIN = """
     assert main(["--data", {data!r}, "--out", {out!r}, "--config", {config!r}]) == 0
     assert ray.is_initialized()
 """
-
-
-@pytest.fixture
-def short():
-    """A folder for Ray: the paths of its sockets are limited to 107 bytes."""
-    folder = Path(tempfile.mkdtemp(prefix="cr-", dir="/tmp"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def listeners(run: str, short: Path) -> tuple[list[str], list[str]]:
