@@ -4,6 +4,9 @@ import functools
 import os
 from pathlib import Path
 
+# Before torch: the networks here are so small that a second thread only waits for the first, at twice the CPU time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import hypothesis
 import jaxtyping
 import pytest

@@ -132,16 +132,22 @@ def test_a_subset_of_bands_trains_an_encoder_of_that_many_channels(worlds, tmp_p
     assert next(t for t in state.values() if t.ndim == 4).shape[1] == 9
 
 
-@pytest.mark.parametrize("steps", [1, 3, 5])
-def test_a_run_that_was_asked_to_leave_goes_on_bit_identical_from_mid_epoch(worlds, tmp_path, steps):
+@pytest.fixture(scope="module")
+def whole(worlds, tmp_path_factory):
+    """(folder, journal) of a run in one piece."""
+    out = tmp_path_factory.mktemp("whole")
+    return out, pretrain(worlds, out)[1]
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_run_that_was_asked_to_leave_goes_on_bit_identical_from_mid_epoch(worlds, whole, tmp_path, steps):
     """Epochs end at the steps 4, 7 and 10: the losses of the one that was left are those of the epoch in one piece."""
-    whole = pretrain(worlds, tmp_path / "whole")[1]
     left, before = pretrain(worlds, tmp_path / "left", leave=lambda step: "asked" if step == steps else "")
     assert left == {"left": "asked", "step": steps}
     assert not (tmp_path / "left" / "pretraining.json").exists()
     rest = pretrain(worlds, tmp_path / "left")[1]
-    assert losses(before + rest) == losses(whole)
-    assert all(torch.equal(t, encoder(tmp_path / "left")[k]) for k, t in encoder(tmp_path / "whole").items())
+    assert losses(before + rest) == losses(whole[1])
+    assert all(torch.equal(t, encoder(tmp_path / "left")[k]) for k, t in encoder(whole[0]).items())
 
 
 def test_a_checkpoint_that_finds_no_room_is_told_and_missed_and_the_next_one_is_written(worlds, tmp_path, monkeypatch):
