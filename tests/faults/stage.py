@@ -213,8 +213,9 @@ def planned(store: Path | PatchStore, config: Path) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class Rows:
-    """What became of the rows of the plan: `lost` by nobody seen, `wrong` seen in a step that is not theirs, `repeated`
-    steps that a later attempt took again, `attempts` starts that took a step."""
+    """What became of the rows of the plan: `lost` by nobody seen, or left out between a checkpoint and the first step after it;
+    `wrong` seen in a step that is not theirs; `repeated` steps that a later attempt took again; `attempts` starts that took a
+    step."""
 
     lost: int
     wrong: int
@@ -232,11 +233,16 @@ class Rows:
                 wrong += (ids - Counter(rows)).total()
                 seen |= ids
             lost += (Counter(rows) - seen).total()
-        wrong += sum(
-            len(rank) for step in steps if step >= len(plan) for a in steps[step].values() for rank in a.values()
-        )
+        beyond = [ranks for step in steps if step >= len(plan) for ranks in steps[step].values()]
+        wrong += sum(len(ids) for ranks in beyond for ids in ranks.values())
+        first = {attempt: step for step in sorted(steps, reverse=True) for attempt in steps[step]}
+        saved = [0, *resumed_at(out)]
+        for (
+            begun
+        ) in first.values():  # an attempt that has died may have seen the rows of a step that its successor skips
+            lost += sum(map(len, plan[max(step for step in saved if step <= begun) : begun]))
         repeated = sum(len(attempts) > 1 for attempts in steps.values())
-        return cls(lost, wrong, repeated, len({attempt for attempts in steps.values() for attempt in attempts}))
+        return cls(lost, wrong, repeated, len(first))
 
     @property
     def measured(self) -> dict[str, int]:
