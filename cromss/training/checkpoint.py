@@ -18,6 +18,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 
 from cromss.files import Folder, fault, sha256
 
@@ -78,7 +79,7 @@ def _save_here(directory: Path, final: Path, step: int, tensors: dict[str, Any],
         for name, group in tensors.items():
             try:
                 safetensors.torch.save_file(group, aside / f"{name}{TENSORS}")
-            except safetensors.SafetensorError as error:  # a disk that filled meanwhile is told in words only
+            except SafetensorError as error:  # a disk that filled meanwhile is told in words only
                 raise OSError(f"{aside / name}{TENSORS}: {error}") from None
         (aside / STATE).write_text(json.dumps(state))
         files = {path.name: sha256(path) for path in sorted(aside.iterdir())}
@@ -125,7 +126,7 @@ def newest_valid(directory: str | Path | Folder) -> tuple[Checkpoint | None, lis
         for one in _folders(folder):
             try:
                 return _read(one), skipped
-            except (ValueError, KeyError, TypeError, FileNotFoundError) as error:
+            except (ValueError, KeyError, TypeError, FileNotFoundError, RecursionError, SafetensorError) as error:
                 skipped.append(f"{one.name}: skipped, {error}")
             except OSError as error:
                 if not one.local:

@@ -82,7 +82,12 @@ def _held(setting: Setting) -> dict[str, float]:
 
 def _tuner(setting: Setting, config: RunConfig, space: dict[str, Any] | None, ledger: Ledger, **how: Any) -> Any:
     from ray import tune
+    from ray.tune.execution import class_cache
 
+    # Tune hands the driver's AWS keys to its trials as a runtime environment, which Ray writes into its logs. Trials need none
+    # of it: a local Ray inherits the environment, nodes of a cluster have roles of their own.
+    own = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE = own
     # trials that the budget ends before their first report are no news
     logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
     seed = config.seed

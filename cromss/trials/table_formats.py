@@ -49,11 +49,19 @@ def csv(made: Tables) -> str:
                 score = table.scores[row.name, column]
                 if cell := score.cell:
                     known = [cell.mean, cell.std, len(cell.seeds), cell.repeats, score.standing, score.paper]
-                    writer.writerow(["score", table.quantity, row.name, "", *column, *map(_exact, known), *[""] * 7])
+                    writer.writerow(
+                        ["score", table.quantity, _word(row.name), "", *column, *map(_exact, known), *[""] * 7]
+                    )
         for one in table.comparisons:
             if one.difference:
-                writer.writerow(["difference", table.quantity, one.a, one.b, *one.column, *map(_exact, _numbers(one))])
+                words = map(_word, (one.a, one.b))
+                writer.writerow(["difference", table.quantity, *words, *one.column, *map(_exact, _numbers(one))])
     return file.getvalue()
+
+
+def _word(text: str) -> str:
+    """A name that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 def html(made: Tables) -> str:
