@@ -6,7 +6,7 @@ About .4 of the labels are wrong, each time in another way: at random in patches
 Dynamic World errs, by displaced borders, by objects that are missing, by labels of another state of the land, or by another
 model's reading of Sentinel-2 (about a third, the known failure case). Every seed is a world of its own, shared by all arms
 and kinds. Cost: 7 kinds x 4 arms x seeds pretrainings; with the preset `demo` about a minute each on a core.
-Answer: see README.
+Answer: not asked whole yet.
 """
 
 from cromss.trials.answers import Compare

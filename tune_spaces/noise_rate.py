@@ -7,7 +7,7 @@ Every seed is a world of its own, shared by all arms and rates. midF is the same
 selects perfectly: between them lies what there is to win. CROMSS_NOISE names another kind than `symmetric`, one that takes a
 rate: border_displacement (up to .4), missing_objects (.5), season_swap, class_confusion; rates it cannot reach are left out.
 Cost: 5 rates x 5 arms x seeds pretrainings; with the preset `demo` about a minute each on a core.
-Answer: see README.
+Answer: not asked whole yet.
 """
 
 import os
