@@ -59,7 +59,7 @@ def test_a_partitioned_host_is_done_without_and_leaves_when_it_is_back(store, tm
         experiment(
             3, "network partition of 1 host of 2, healed", "goes on without the host; back again, it leaves; no row lost",
             {"back after, s": back, **rows.measured, "workers": " -> ".join(map(str, worlds)),
-             "back again, the node leaves after, s": left, "its worker, s": ended},
+             "cable in again: the node leaves after, s": left, "its worker after, s": ended},
             rows.lost == rows.wrong == 0 and worlds == [2, 1] and rows.repeated < STEPS
             and resumed_at(out) == [2 * STEPS],
         )  # fmt: skip
