@@ -33,6 +33,7 @@ def most_at_once(lines):
     return found
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(290)
 def test_three_trials_of_four_gpus_share_eight_and_all_are_done(outcome):
     said, held = outcome
@@ -45,6 +46,7 @@ def test_three_trials_of_four_gpus_share_eight_and_all_are_done(outcome):
     assert len({gpu for line in workers for gpu in line["gpus"]}) == 8  # both groups were at it
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(290)
 def test_downstream_runs_share_gpus_as_the_budget_says_and_never_more(outcome):
     said, held = outcome
@@ -55,6 +57,7 @@ def test_downstream_runs_share_gpus_as_the_budget_says_and_never_more(outcome):
     assert max(most_at_once(transfers).values()) == sharing
 
 
+@pytest.mark.faults
 @pytest.mark.timeout(290)
 def test_what_was_spent_is_what_four_gpus_a_trial_were_held(outcome):
     said, _ = outcome

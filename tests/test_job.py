@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,22 +11,13 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from ports import free_ports
 from tiny import TINY
 
 from cromss.settings import overlay
 from cromss.tracking import tracking_uri
 
 ROOT = Path(__file__).parents[1]
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 @pytest.fixture

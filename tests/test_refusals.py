@@ -19,16 +19,19 @@ def test_one_of_several_workers_raises_and_leaves_its_answer_to_the_next_attempt
         "key": "pretrain", "threads": 1, "gpu": False, "without": [],
     }  # fmt: skip
 
+    def stay(step):
+        return ""
+
     def fails(*_, **__):
         raise ValueError("shard-00006.parquet cannot be read")
 
     monkeypatch.setattr(pretraining, "run", fails)
-    assert _run(job, 0, "cpu", print) == {"error": "shard-00006.parquet cannot be read", "kind": "ValueError"}
+    assert _run(job, 0, "cpu", print, stay) == {"error": "shard-00006.parquet cannot be read", "kind": "ValueError"}
     with pytest.raises(ValueError, match="shard-00006"):
-        _run(job, 1, "cpu", print, alone=False)
+        _run(job, 1, "cpu", print, stay, alone=False)
     monkeypatch.setattr(pretraining, "run", lambda *_, **__: pytest.fail("tried again"))
     for rank in (0, 1):
-        assert _run(job, rank, "cpu", print, alone=False)["error"] == "shard-00006.parquet cannot be read"
+        assert _run(job, rank, "cpu", print, stay, alone=False)["error"] == "shard-00006.parquet cannot be read"
     assert (tmp_path / REFUSED).exists()
 
 

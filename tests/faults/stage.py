@@ -9,7 +9,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 import psutil
 import yaml
+from ports import free_ports
 from tiny import TINY
 
 from cromss.config import resolve
@@ -150,16 +150,6 @@ def until(condition: Callable[[], Any], seconds: float, what: str, process: Proc
             raise AssertionError(f"not within {seconds:g} s: {what}{words}")
         time.sleep(0.05)
     return found
-
-
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
 
 
 # --- the product's commands -------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def crowd(folder: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("full", [fill, crowd])
+@pytest.mark.parametrize("full", [pytest.param(fill, marks=pytest.mark.faults), crowd])
 def test_a_disk_that_is_full_costs_a_checkpoint_and_not_the_run(
     full, store, small, tmp_path, joined, started, experiment
 ):

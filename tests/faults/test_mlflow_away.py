@@ -5,7 +5,8 @@ import urllib.request
 
 import numpy as np
 import pytest
-from stage import BIN, Process, Rows, configuration, free_ports, newest_step, planned, until
+from ports import free_ports
+from stage import BIN, Process, Rows, configuration, newest_step, planned, until
 from test_sweeps import sweep
 
 from cromss.journal import read_journal, read_trials

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 import urllib.error
 import urllib.request
 from pathlib import Path
@@ -90,7 +91,12 @@ def test_only_the_right_token_brings_a_driver_or_a_job_in(head, home):
         if what == "driver":
             return run(home, client, sys.executable, "-c", textwrap.dedent(DRIVER), gcs, str(mark))
         ray = str(Path(sys.executable).with_name("ray"))
-        return run(home, client, ray, "job", "submit", "--address", dashboard, "--", "touch", str(mark))
+        for _ in range(10):
+            done = run(home, client, ray, "job", "submit", "--address", dashboard, "--", "touch", str(mark))
+            if "No available agent" not in done.stdout + done.stderr:  # the dashboard answers before its agent does
+                break
+            time.sleep(3)
+        return done
 
     with concurrent.futures.ThreadPoolExecutor(len(marks)) as pool:
         done = dict(zip(marks, pool.map(lambda one: attempt(*one), marks), strict=True))
