@@ -371,6 +371,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--data", metavar="STORE", help="pretraining store (or CROMSS_DATA; default: synthetic Earth)")
     parser.add_argument("--downstream", metavar="STORE", help="downstream store (or CROMSS_DOWNSTREAM)")
     parser.add_argument("--out", metavar="DIR", help="results (or CROMSS_OUT; default: ~/cromss-runs/<space>-<time>)")
+    parser.add_argument("--checkpoints", metavar="URI", help="folder or bucket of the checkpoints: scaling.checkpoints")
     parser.add_argument("--samples", type=int, metavar="N", help="samples of a space with random samplers")
     parser.add_argument(
         "--resume",
