@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
@@ -51,7 +52,8 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
         return
     if address != "local":
         os.environ.update(WATCHFUL)
-        ray.init(address=address, runtime_env={"env_vars": QUIET | WATCHFUL}, log_to_driver=False)
+        with on_loopback() if only_on_loopback(address) else contextlib.nullcontext():
+            ray.init(address=address, runtime_env={"env_vars": QUIET | WATCHFUL}, log_to_driver=False)
         return
     with on_loopback():
         ray.init(
@@ -65,9 +67,24 @@ def connect(num_cpus: int | None = None, num_gpus: int | None = None) -> None:
         )
 
 
+def only_on_loopback(address: str) -> bool:
+    """Whether the cluster at host:port answers on loopback and nowhere else. Ray would look for it at the machine's own
+    address, whatever it is told, and not find it."""
+    host, _, port = address.rpartition(":")
+    if host not in ("127.0.0.1", "localhost") or not port.isdigit():
+        return False
+    from ray.util import get_node_ip_address
+
+    try:
+        socket.create_connection((get_node_ip_address(), int(port)), timeout=2).close()
+    except OSError:
+        return True
+    return False
+
+
 @contextlib.contextmanager
 def on_loopback() -> Iterator[None]:
-    """A Ray that starts in this block listens on loopback alone, with all its processes.
+    """A Ray that is started or joined in this block listens on loopback alone, with all its processes.
 
     By default the GCS, the raylet, the agents and every worker listen on all interfaces; `_node_ip_address` does not help, as
     Ray resolves 127.0.0.1 back to the machine's own address. This is Ray's own switch for "this machine only".

@@ -1,9 +1,11 @@
 """What a cluster has, and what its autoscaler may add."""
 
+import socket
+
 import pytest
 import yaml
 
-from cromss.ray_session import capacity, most_of
+from cromss.ray_session import capacity, most_of, only_on_loopback
 
 CLUSTER = {
     "max_workers": 3,
@@ -50,3 +52,14 @@ def test_a_promise_that_is_no_mapping_is_refused_with_an_example(bare, monkeypat
     monkeypatch.setenv("CROMSS_MAX_RESOURCES", told)
     with pytest.raises(ValueError, match=r'CROMSS_MAX_RESOURCES=.*must be like {"CPU": 96, "GPU": 8}'):
         capacity()
+
+
+@pytest.mark.parametrize(("bound", "own", "alone"), [("127.0.0.1", "127.0.0.2", True), ("0.0.0.0", "127.0.0.2", False)])
+def test_a_cluster_that_answers_on_loopback_alone_is_joined_there(monkeypatch, bound, own, alone):
+    """127.0.0.2 stands for the machine's own address."""
+    monkeypatch.setattr("ray.util.get_node_ip_address", lambda: own)
+    with socket.create_server((bound, 0)) as server:
+        port = server.getsockname()[1]
+        assert only_on_loopback(f"127.0.0.1:{port}") is alone
+        assert not only_on_loopback(f"10.0.0.7:{port}")
+        assert not only_on_loopback("auto")
