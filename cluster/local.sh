@@ -20,6 +20,7 @@ dashboard=$((port + 1)) client=$((port + 2))
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH="$state/token" RAY_USAGE_STATS_ENABLED=0
 export RAY_JOB_STOP_WAIT_TIME_S=30  # a stopped job has time for its checkpoint; Ray's own 3 s are too few
 export RAY_raylet_start_wait_time_s="${RAY_raylet_start_wait_time_s:-180}"  # a busy machine is no failure
+export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0  # who joins looks on loopback, not at the machine's own address
 unset RAY_AUTH_TOKEN RAY_ADDRESS
 
 complain() { echo "local.sh: $*" >&2; exit 2; }
@@ -32,7 +33,7 @@ ours() {  # process ids of everything that carries this cluster's mark, whoever 
 start() {  # start NAME FLAGS...: a node that ends when the process it is started as does
   local name="$1"
   shift
-  CROMSS_LOCAL_ID="$(cat "$state/id")" nohup setsid "$ray" start --block --disable-usage-stats --node-ip-address=127.0.0.1 \
+  CROMSS_LOCAL_ID="$(cat "$state/id")" nohup setsid "$python" "$here/cluster/node/on_loopback.py" start --block --disable-usage-stats --node-ip-address=127.0.0.1 \
     --object-store-memory="${STORE_BYTES:-300000000}" "$@" > "$state/$name.log" 2>&1 < /dev/null &
   echo $! > "$state/$name.pid"
 }
