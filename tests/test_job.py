@@ -25,7 +25,8 @@ def head(tmp_path):
     """The dashboard's address of a Ray head that ends with the test, process group and all."""
     gcs, dashboard, client, *agent = free_ports(6)
     temp = Path("/tmp") / f"cr{os.getpid()}"  # socket paths must be short
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"}
+    alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # on loopback alone, where the machine has an address, too
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_raylet_start_wait_time_s": "180"} | alone
     ray = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--num-cpus=2"]
     ports = [f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"]
     # The agent's own ports too: beside another Ray on this machine the default ones are taken, and no job is accepted.
