@@ -28,9 +28,8 @@ GROWN = "there is room for more workers"
 LOOK = 2.0  # seconds, about: how often the workers look whether they are to leave
 REFUSED = ".refused.json"  # what one worker of several had to say before it ended them all
 
-Worker = Callable[
-    [dict[str, Any]], dict[str, Any]
-]  # what every Ray Train worker runs; the first one's answer is the run's
+# What every Ray Train worker runs; the first one's answer is the run's.
+Worker = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def fitted(

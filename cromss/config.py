@@ -106,9 +106,8 @@ class ScalingConfig(Settings):
     checkpoint_epochs: int = Field(1, ge=1)
     checkpoints: str | None = None  # folder or bucket (default: OUT/checkpoints); below it, one a trial
     max_failures: int = Field(3, ge=0)  # restarts in a row, after a crash, that brought no new checkpoint
-    min_workers: int | None = Field(
-        None, ge=1
-    )  # where nodes come and go: the fewest to go on with (default: num_workers)
+    # Where nodes come and go: the fewest workers to go on with (default: num_workers).
+    min_workers: int | None = Field(None, ge=1)
     patience: float = Field(5.0, ge=0)  # minutes to wait for all the workers, before fewer will do
     stall_minutes: float = Field(15.0, gt=0)  # a worker that makes no step for so long is ended and started again
 

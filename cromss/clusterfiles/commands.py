@@ -30,8 +30,8 @@ _RULES = [
 _COMPILED = [(re.compile(pattern), what, way) for pattern, what, way in _RULES]
 _PLACEHOLDER = re.compile(r"(?<!s\|)REPLACE_\w+")  # not where sed fills it in
 _PIP = re.compile(r"\bpip3?\s+install\s+(.*)")
-_VALUED = {"-r", "--requirement", "-c", "--constraint", "-e", "--editable", "-i", "--index-url", "--python", "-t",
-           "--target", "--prefix", "-f", "--find-links", "--extra-index-url", "--cache-dir", "--timeout"}  # fmt: skip
+_VALUED = {"-r", "--requirement", "-c", "--constraint", "-e", "--editable", "-i", "--python", "-t", "--target", "--prefix",
+           "-f", "--find-links", "--cache-dir", "--timeout"}  # and whatever ends in -url  # fmt: skip
 
 
 def check_piece(piece: Piece) -> Iterator[Finding]:
@@ -100,7 +100,7 @@ def _check_pip(piece: Piece, rest: str) -> Iterator[Finding]:
             continue
         if word in ("-r", "--requirement") and "--require-hashes" not in words:
             yield Finding(piece.line_of(after or word), f"pip install -r {after} without hashes", "--require-hashes")
-        skip = word in _VALUED
+        skip = word in _VALUED or (word.startswith("--") and word.endswith("-url"))
         if word.startswith(("-", ".", "/", "~", "$")) or "==" in word or "#sha256=" in word or "REPLACE_" in word:
             continue
         yield Finding(
