@@ -19,7 +19,7 @@ from typing import Any
 from cromss.config import RunConfig
 from cromss.journal import read_json
 from cromss.leaving import OVERTAKEN, ask, asked, overtaken, withdraw
-from cromss.ray_session import Share, unique_name
+from cromss.ray_session import Share, beside, unique_name
 from cromss.training.checkpoint import newest_name
 from cromss.training.pretraining import checkpoints_of
 
@@ -41,7 +41,6 @@ def fitted(
     Raises RuntimeError after more than `scaling.max_failures` crashes in a row without a new checkpoint between them.
     """
     from ray.train import TrainingFailedError
-    from ray.train.v2.api.exceptions import TrainingFailedError as Failed
 
     checkpoints = checkpoints_of(config, out)
     failures, before = 0, newest_name(checkpoints)
@@ -51,7 +50,7 @@ def fitted(
         try:
             with growing(workers, config, share, out, begun):
                 outcome = _attempt(partial(_beginning, worker, str(begun)), job, out, share, workers, callbacks)
-        except (TrainingFailedError, Failed) as error:
+        except TrainingFailedError as error:
             if (answer := read_json(out / REFUSED)) is not None:
                 return answer
             now = newest_name(checkpoints)
@@ -64,7 +63,6 @@ def fitted(
             continue
         if outcome.get("left") in (DRAINED, GROWN):
             say(f"{outcome['left']}: left at step {outcome['step']}")
-            withdraw(out)
             continue
         return outcome
 
@@ -106,9 +104,8 @@ def growing(workers: int, config: RunConfig, share: Share, out: Path, begun: Pat
     Not before `begun` is there, which the workers of this attempt write: until they are placed, the room would be theirs.
     """
     larger = [count for count in sizes(config, share) if count > workers]
-    stop = threading.Event()
 
-    def watch() -> None:
+    def watch(stop: threading.Event) -> None:
         while not begun.exists():
             if stop.wait(1.0):
                 return
@@ -118,16 +115,13 @@ def growing(workers: int, config: RunConfig, share: Share, out: Path, begun: Pat
                     ask(out, GROWN)
                     stop.wait()  # the room is kept for them until this attempt has ended
 
-    thread = threading.Thread(target=watch, daemon=True)
-    if larger:
-        thread.start()
     try:
-        yield
+        with beside(watch) if larger else contextlib.nullcontext():
+            yield
     finally:
-        stop.set()
-        if larger:
-            thread.join()
         begun.unlink(missing_ok=True)
+        if asked([out]) == GROWN:  # whoever else has asked is still to be heard
+            withdraw(out)
 
 
 class _Room:
@@ -162,7 +156,7 @@ def _beginning(worker: Worker, begun: str, job: dict[str, Any]) -> dict[str, Any
     return worker(job)
 
 
-def together(job: dict[str, Any], rank: int) -> Callable[[int], str]:
+def together_asked(job: dict[str, Any], rank: int) -> Callable[[int], str]:
     """Whether to leave, found out by all workers after the same steps, about every LOOK seconds: the first one looks, and
     says when the next look is due."""
     import ray.train
@@ -190,7 +184,7 @@ def together(job: dict[str, Any], rank: int) -> Callable[[int], str]:
     return leave
 
 
-def alone(job: dict[str, Any]) -> Callable[[int], str]:
+def alone_asked(job: dict[str, Any]) -> Callable[[int], str]:
     """Whether to leave, for a run in one process."""
     looked = float("-inf")
 

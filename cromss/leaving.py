@@ -78,6 +78,7 @@ def on_sigterm(folder: Path) -> Iterator[None]:
         raise SystemExit(TERMINATED)
 
     def leave(number: int, frame: FrameType | None) -> None:
+        withdraw(folder)  # whatever was asked before, this ends the command
         ask(folder, "SIGTERM")
         signal.signal(signal.SIGTERM, end)
         signal.setitimer(signal.ITIMER_REAL, GRACE)

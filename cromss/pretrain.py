@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from cromss.attempts import REFUSED, alone, fitted, together
+from cromss.attempts import REFUSED, alone_asked, fitted, together_asked
 from cromss.cli import command_line, verb
 from cromss.config import OBJECTIVES, RunConfig, add_arguments, layers_from, resolve, shown
 from cromss.data.plan import check_world
@@ -61,7 +61,7 @@ def pretrain(
         "holder": take_over(out),
     }
     (out / REFUSED).unlink(missing_ok=True)
-    with following(out / "progress.log", show):
+    with following(out / "progress.log") if show else contextlib.nullcontext():
         if share.workers:
             callbacks = [_forwarded(report)] if report else []
             outcome = fitted(_worker, job, config, out, share, callbacks, lambda line: _say(out, line))
@@ -117,7 +117,7 @@ def _worker(job: dict[str, Any]) -> dict[str, Any]:
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
-    return _run(job, rank, get_device(), ray.train.report, together(job, rank), alone=world == 1)
+    return _run(job, rank, get_device(), ray.train.report, together_asked(job, rank), alone=world == 1)
 
 
 def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _run_here(job: dict[str, Any], report: Report | None) -> dict[str, Any]:
 
             report(metrics, ray.tune.report)
 
-    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported, alone(job))
+    return _run(job, 0, "cuda" if job["gpu"] else "cpu", reported, alone_asked(job))
 
 
 def _say(out: Path, line: str) -> None:
@@ -153,11 +153,10 @@ def _run(
     torch.set_num_threads(job["threads"])
     out = Path(job["out"])
     if not out.is_dir():
-        host = os.uname().nodename
-        return {
-            "error": f"--out {out}: the node {host} cannot see it; name a folder that all nodes share",
-            "kind": "ValueError",
-        }
+        unseen = f"--out {out}: the node {os.uname().nodename} cannot see it; name a folder that all nodes share"
+        if not alone:  # the others would wait for this one
+            raise ValueError(unseen)
+        return {"error": unseen, "kind": "ValueError"}
     if (said := read_json(out / REFUSED)) is not None:
         return said
     journal = Journal(out / "journal", job["key"]) if rank == 0 else None

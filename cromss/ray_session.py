@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -206,12 +206,23 @@ def share_of(config: RunConfig, cpus: float, gpus: float) -> Share:
 
 
 @contextlib.contextmanager
-def following(path: Path, show: bool = True) -> Iterator[None]:
-    """Print the lines that workers append to `path` while the block runs."""
+def beside(work: Callable[[threading.Event], None]) -> Iterator[None]:
+    """`work(stop)` in a thread beside the block, whose end sets `stop` and waits for it."""
     stop = threading.Event()
+    thread = threading.Thread(target=work, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+def following(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Print the lines that workers append to `path` while the block runs."""
     start = path.stat().st_size if path.exists() else 0
 
-    def follow() -> None:
+    def follow(stop: threading.Event) -> None:
         position = start
         while True:
             last = stop.is_set()
@@ -226,15 +237,7 @@ def following(path: Path, show: bool = True) -> Iterator[None]:
                 return
             stop.wait(0.3)
 
-    thread = threading.Thread(target=follow, daemon=True)
-    if show:
-        thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        if show:
-            thread.join()
+    return beside(follow)
 
 
 def unique_name(stem: str) -> str:

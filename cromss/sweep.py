@@ -124,6 +124,7 @@ def prepare(
     if first.scaling.checkpoints:
         Folder.of(first.scaling.checkpoints).check_writable("scaling.checkpoints")
     _seen_by_all_nodes(out)
+    withdraw(out)  # what ended the attempt before
     return Prepared(space, setting, first, stores, samples, _planned(space, setting, samples, first, stores))
 
 
@@ -145,7 +146,6 @@ def announce(ready: Prepared, ledger: Ledger, limit: Limit | None = None) -> Non
 
 def perform(ready: Prepared, ledger: Ledger) -> None:
     """Run every trial that is not finished, up to the cap of the ledger."""
-    withdraw(ready.out)  # what ended the attempt before
     with Progress(ready.out, ready.count):
         if ready.space.search:
             search(ready.space.params, ready.setting, ready.first, ready.samples, ledger)

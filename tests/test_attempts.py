@@ -7,7 +7,7 @@ import pytest
 from tiny import TINY
 
 from cromss import attempts
-from cromss.attempts import GROWN, alone, gathered, growing, sizes
+from cromss.attempts import GROWN, alone_asked, gathered, growing, sizes
 from cromss.config import resolve
 from cromss.leaving import OVERTAKEN, ask, asked, take_over
 from cromss.ray_session import Share
@@ -72,6 +72,7 @@ def test_room_for_the_missing_ones_is_asked_for_and_told_when_it_is_there(ray_se
                 break
             time.sleep(0.1)
         assert asked([tmp_path]) == GROWN
+    assert asked([tmp_path]) == ""  # the next attempt has them
 
 
 def test_no_room_is_taken_from_an_attempt_whose_workers_are_not_placed_yet(ray_session, tmp_path):
@@ -94,7 +95,7 @@ def test_workers_look_at_every_folder_where_they_may_be_asked_and_at_who_holds_t
     own, sweep = tmp_path / "trial", tmp_path / "sweep"
     own.mkdir()
     sweep.mkdir()
-    leave = alone({"out": str(own), "leave": [str(own), str(sweep)], "holder": take_over(own)})
+    leave = alone_asked({"out": str(own), "leave": [str(own), str(sweep)], "holder": take_over(own)})
     assert leave(1) == ""
     ask(sweep, "SIGTERM")
     assert leave(2) == "SIGTERM"

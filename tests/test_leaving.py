@@ -72,3 +72,10 @@ def test_a_run_is_the_last_ones_who_took_it_over(tmp_path):
     assert (overtaken(tmp_path, first), overtaken(tmp_path, second)) == (True, False)
     (tmp_path / ".holder").write_text("")  # a full disk says nothing about who holds it
     assert not overtaken(tmp_path, first)
+
+
+def test_sigterm_is_heard_whatever_was_asked_before(tmp_path):
+    with on_sigterm(tmp_path):
+        ask(tmp_path, "there is room for more workers")
+        signal.raise_signal(signal.SIGTERM)
+        assert asked([tmp_path]) == "SIGTERM"

@@ -8,11 +8,13 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cromss
 from cromss.config import RunConfig
+from cromss.ray_session import beside
 from cromss.training.warmstart import digests as warm_starts
 
 STALE = 90.0  # seconds without a heartbeat after which a claim counts as left behind by a killed process
@@ -78,14 +80,10 @@ def claimed(out: Path, key: str, folder: Path) -> Iterator[Path | None]:
             if _take(claim, folder):
                 break
         time.sleep(1.0)
-    stop = threading.Event()
-    beat = threading.Thread(target=_beat, args=(claim, stop), daemon=True)
-    beat.start()
     try:
-        yield None
+        with beside(partial(_beat, claim)):
+            yield None
     finally:
-        stop.set()
-        beat.join()
         if not (folder / "pretraining.json").exists():
             claim.unlink(missing_ok=True)
 
