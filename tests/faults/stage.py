@@ -31,6 +31,8 @@ from cromss.training.pretraining import make_plan
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
+# `ray`, on loopback alone, where this machine has an address of its own, too
+RAY = [sys.executable, str(Path(__file__).parents[2] / "cluster/node/on_loopback.py")]
 BASE = overlay(TINY, {"data": {"journal_rows": True}, "optim": {"epochs": 6}})
 STEPS = 32  # of an epoch of the store of these experiments
 
@@ -334,14 +336,14 @@ class Cluster:
             f"--deadline-remaining-seconds={seconds}",
         ]
         began = time.time()
-        command = [BIN / "ray", "drain-node", f"--address={self.address}", f"--node-id={node.id}", *notice]
+        command = [*RAY, "drain-node", f"--address={self.address}", f"--node-id={node.id}", *notice]
         subprocess.run(command, check=True, capture_output=True, env=os.environ | self.environment, timeout=60)
         return began
 
     def _start(self, name: str, *options: str, **more: Any) -> Process:
         named = [f"--{key.replace('_', '-')}={value}" for key, value in more.items()]
         store = [] if "object_store_memory" in more else ["--object-store-memory=200000000"]
-        command = [str(BIN / "ray"), "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
+        command = [*RAY, "start", "--block", "--node-ip-address=127.0.0.1", "--disable-usage-stats"]
         return Process([*command, *options, *store, *named], self.folder / f"{name}.log", {"RAY_AUTH_MODE": "disabled"})
 
     def _joined(self, node: Process, nodes: int) -> None:
