@@ -18,7 +18,7 @@ from typing import Any
 
 from cromss.config import RunConfig
 from cromss.journal import read_json
-from cromss.leaving import OVERTAKEN, ask, asked, overtaken, withdraw
+from cromss.leaving import OVERTAKEN, Left, ask, asked, overtaken, withdraw
 from cromss.ray_session import Share, beside, unique_name
 from cromss.training.checkpoint import newest_name
 from cromss.training.pretraining import checkpoints_of
@@ -62,7 +62,7 @@ def fitted(
             say(f"{_reason(error)}; going on from {now or 'the beginning'}")
             continue
         if outcome.get("left") in (DRAINED, GROWN):
-            say(f"{outcome['left']}: left at step {outcome['step']}")
+            say(Left(outcome["left"], outcome["step"]).told)
             continue
         return outcome
 

@@ -20,12 +20,13 @@ TERMINATED = 128 + signal.SIGTERM  # exit status
 
 
 class Left(Exception):
-    """A run ended before its end, as it was asked to; `step` is what it goes on from, None where nothing was running."""
+    """A run ended before its end, as it was asked to; `step` is that of the checkpoint it left with, if it wrote one."""
 
     def __init__(self, why: str, step: int | None = None) -> None:
         self.why, self.step = why, step
         at = "" if step is None else f" at step {step}, with its checkpoint written"
-        super().__init__(f"{why}: left{at}; the same command goes on")
+        self.told = f"{why}: left{at}"
+        super().__init__(f"{self.told}; the same command goes on")
 
 
 def ask(folder: Path, why: str) -> None:

@@ -20,7 +20,7 @@ from cromss.data.plan import check_world
 from cromss.data.quarantine import opened
 from cromss.data.store import Lost, PatchStore
 from cromss.files import Folder
-from cromss.leaving import OVERTAKEN, Left, on_sigterm, take_over
+from cromss.leaving import Left, on_sigterm, take_over
 from cromss.ray_session import Share, capacity, connect, following, share_of, writable
 
 QUARANTINE = "quarantine.json"
@@ -68,7 +68,7 @@ def pretrain(
         else:
             outcome = _run_here(job, report)
     if "left" in outcome:
-        raise Left(outcome["left"], None if outcome["left"] == OVERTAKEN else outcome["step"])
+        raise Left(outcome["left"], outcome["step"])
     if error := outcome.get("error"):
         raise FloatingPointError(error) if outcome["kind"] == "FloatingPointError" else ValueError(error)
     return outcome

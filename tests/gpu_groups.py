@@ -33,7 +33,7 @@ def held(name, out, seconds):
     began = time.time()
     time.sleep(seconds)
     gpus = ray.get_runtime_context().get_accelerator_ids()["GPU"]
-    line = {"what": name, "gpus": gpus, "node": 0, "from": began, "to": time.time()}
+    line = {"what": name, "gpus": gpus, "from": began, "to": time.time()}
     with Path(out, "held.jsonl").open("a") as file:
         file.write(json.dumps(line) + "\n")
 

@@ -113,9 +113,8 @@ def fit(
     `batches` must start at that step. After each epoch: validate, step the schedule on `val/loss`, call `at_epoch_end`.
     `observe(batch, logits, alpha, gamma)` sees the last steps of every epoch and all of the last epoch's; what it then
     reads joins the epoch's metrics. `leave(step)` is asked within an epoch, by every worker after the same steps: a reason
-    ends the loop there, and `meter` is what an epoch that goes on has counted before.
-    Raises FloatingPointError, naming the step, for a
-    loss that is not finite, before the optimizer moves.
+    ends the loop there, and `meter` is what an epoch that goes on has counted before. Raises FloatingPointError, naming the
+    step, for a loss that is not finite, before the optimizer moves.
     """
     step = make_step(training, config, inputs, classes, device, micro_batch)
     world = dist.get_world_size() if dist.is_initialized() else 1

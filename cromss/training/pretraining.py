@@ -42,7 +42,7 @@ from cromss.training.rows import journalled
 from cromss.training.sentinel import Sentinel
 from cromss.training.state import Inputs, Training
 from cromss.training.step import Step, averaged
-from cromss.training.watchdog import Watchdog
+from cromss.training.watchdog import Watchdog, moving
 
 FEW = 8  # places: a validation loss of fewer says little
 
@@ -156,8 +156,8 @@ def run(
     """Pretrain, or go on from the newest valid checkpoint; the content of `pretraining.json`.
 
     Calling it again after the end changes nothing and returns the same. A run that was asked to leave writes a checkpoint, in
-    mid-epoch too, and returns `{"left": why, "step": step}`. Raises ValueError when `out` belongs to another
-    configuration or store, FloatingPointError for a loss that is not finite.
+    mid-epoch too, and returns `{"left": why, "step": step}`, without a step where it wrote none. Raises ValueError when `out`
+    belongs to another configuration or store, FloatingPointError for a loss that is not finite.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = torch.device(device)
@@ -191,7 +191,7 @@ def run(
     def validate() -> dict[str, float]:
         rows = open_rows(store, split="train", folds=held, batch_size=min(32, config.optim.batch_size),
                          bands=inputs.bands, rank=rank, world=world, clean=store.has_clean)  # fmt: skip
-        rows = dog.over(rows)
+        rows = moving(rows)
         if not labelled:
             return selfsupervised.evaluate(training.module, rows, config, inputs, device=device)
         return evaluate(training.module, rows, config, inputs, classes=classes, device=device)
@@ -228,16 +228,17 @@ def run(
             batches = journalled(batches, out / "rows", rank, world, training.step, _attempt(world))
         with dog:
             unfinished = fit(
-                training, dog.over(batches), plan, config, inputs, classes=classes, device=device, validate=validate,
+                training, moving(batches), plan, config, inputs, classes=classes, device=device, validate=validate,
                 at_epoch_end=at_epoch_end, say=say if rank == 0 else lambda line: None, observe=noise,
                 micro_batch=micro_batch, leave=leave, meter=Meter.resumed(past["meter"], device) if "meter" in past else None,
                 make_step=Step if labelled else partial(selfsupervised.SelfSupervisedStep, steps=plan.steps),
             )  # fmt: skip
     if unfinished:
+        kept = False
         if rank == 0 and unfinished.why != OVERTAKEN:
             past = {"metrics": seen, "seconds": time.monotonic() - began, "meter": unfinished.meter}
-            _saved_or_missed(training, config, store, out, past, say)
-        return {"left": unfinished.why, "step": training.step}
+            kept = not _saved_or_missed(training, config, store, out, past, say)
+        return {"left": unfinished.why, "step": training.step if kept else None}
     result = {
         "steps": plan.steps,
         "dropped_rows": plan.dropped,

@@ -46,13 +46,6 @@ class Watchdog:
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
             self._set = now
 
-    def over(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, a beat before and after each."""
-        for item in items:
-            self.beat()
-            yield item
-            self.beat()
-
 
 _awake: list[Watchdog] = []
 

@@ -178,3 +178,19 @@ def test_the_last_checkpoint_must_find_room(worlds, tmp_path, monkeypatch):
         ValueError, match=r"checkpoints: the last checkpoint cannot be written \(No space left on device\)"
     ):
         pretrain(worlds, tmp_path, {"optim": {"epochs": 1}})
+
+
+def test_who_leaves_without_room_names_no_checkpoint_and_goes_on_from_the_one_before(
+    worlds, whole, tmp_path, monkeypatch
+):
+    save = checkpoint.save
+
+    def full(directory, step, *given):
+        if step == 5:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return save(directory, step, *given)
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    left, before = pretrain(worlds, tmp_path, leave=lambda step: "asked" if step == 5 else "")
+    assert left == {"left": "asked", "step": None}
+    assert losses(before + pretrain(worlds, tmp_path)[1]) == losses(whole[1])

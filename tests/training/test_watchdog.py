@@ -9,13 +9,13 @@ from cromss.training.watchdog import Watchdog, moving
 PROGRAM = """
     import sys, time
     from pathlib import Path
-    from cromss.training.watchdog import Watchdog
+    from cromss.training.watchdog import Watchdog, moving
 
     def stuck_in_the_second_step():
         time.sleep(60)
 
-    with Watchdog(1 / 60, Path(sys.argv[1]), 3) as dog:
-        for number in dog.over(range(6)):
+    with Watchdog(1 / 60, Path(sys.argv[1]), 3):
+        for number in moving(range(6)):
             time.sleep(0.4)  # 2.4 seconds in all, more than the second that a step may take
             if number == 1 and sys.argv[2] == "stuck":
                 stuck_in_the_second_step()
