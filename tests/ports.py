@@ -1,6 +1,7 @@
 """Ports for servers of a test's own."""
 
 import socket
+from collections.abc import Sequence
 
 
 def free_ports(count: int) -> list[int]:
@@ -12,3 +13,10 @@ def free_ports(count: int) -> list[int]:
     for one in sockets:
         one.close()
     return ports
+
+
+def of_an_agent(ports: Sequence[int]) -> list[str]:
+    """Options of `ray start` for a node's agent: beside another Ray on this machine its default ports are taken, and a head
+    without them accepts no job."""
+    names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
+    return [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]

@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import yaml
-from ports import free_ports
+from ports import free_ports, of_an_agent
 from tiny import TINY
 
 from cromss.config import resolve
@@ -314,7 +314,7 @@ class Cluster:
     def start_head(self, **options: Any) -> Process:
         gcs, dashboard, client, *agent = self.ports
         head = self._start("head", "--head", f"--port={gcs}", f"--dashboard-port={dashboard}",
-                           f"--ray-client-server-port={client}", *_agent(agent), "--dashboard-host=127.0.0.1",
+                           f"--ray-client-server-port={client}", *of_an_agent(agent), "--dashboard-host=127.0.0.1",
                            f"--temp-dir={self.temp}", **options)  # fmt: skip
         self._joined(head, 1)
         return head
@@ -322,7 +322,9 @@ class Cluster:
     def add(self, **options: Any) -> Process:
         """Another node on this machine."""
         before = set(self.alive())
-        node = self._start(f"node{len(self.nodes)}", f"--address={self.address}", *_agent(free_ports(3)), **options)
+        node = self._start(
+            f"node{len(self.nodes)}", f"--address={self.address}", *of_an_agent(free_ports(3)), **options
+        )
         self.nodes.append(node)
         self._joined(node, len(before) + 1)
         (node.id,) = set(self.alive()) - before
@@ -371,8 +373,3 @@ class Cluster:
         for node in (*reversed(self.nodes), self.head):
             node.end()
         shutil.rmtree(self.temp, ignore_errors=True)
-
-
-def _agent(ports: Sequence[int]) -> list[str]:
-    names = ("dashboard-agent-listen-port", "dashboard-agent-grpc-port", "metrics-export-port")
-    return [f"--{name}={port}" for name, port in zip(names, ports, strict=True)]

@@ -8,12 +8,12 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from ray_head import ray_head, submit
 
 RIGHT, WRONG = "ab" * 32, "cd" * 32
 CLIENTS = {
@@ -21,15 +21,6 @@ CLIENTS = {
     "wrong": {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": WRONG},
     "without": {"RAY_AUTH_MODE": "disabled"},
 }
-HEAD = """
-    import sys
-    from cromss.ray_session import connect
-    connect(num_cpus=2)
-    import ray
-    print("HEAD", ray.get_runtime_context().gcs_address, ray._private.worker.global_worker.node.webui_url, flush=True)
-    sys.stdin.read()
-    ray.shutdown()
-"""
 DRIVER = """
     import sys, ray
     from pathlib import Path
@@ -65,19 +56,8 @@ def home():
 @pytest.fixture(scope="module")
 def head(home):
     """(address of the GCS, URL of the dashboard) of a Ray with tokens."""
-    command = [sys.executable, "-c", textwrap.dedent(HEAD)]
-    with subprocess.Popen(
-        command, env=environment(home, "right"), cwd=home, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-        said = next((line for line in process.stdout if line.startswith("HEAD ")), "")
-        assert said
-        _, gcs, dashboard = said.split()
-        yield gcs, f"http://{dashboard}"
-        process.stdin.close()
-        try:
-            process.wait(30)
-        finally:
-            process.kill()
+    with ray_head(home / "ray", home / "head.log", environment(home, "right")) as addresses:
+        yield addresses
 
 
 @pytest.mark.timeout(250)
@@ -90,13 +70,7 @@ def test_only_the_right_token_brings_a_driver_or_a_job_in(head, home):
         mark = marks[what, client]
         if what == "driver":
             return run(home, client, sys.executable, "-c", textwrap.dedent(DRIVER), gcs, str(mark))
-        ray = str(Path(sys.executable).with_name("ray"))
-        for _ in range(10):
-            done = run(home, client, ray, "job", "submit", "--address", dashboard, "--", "touch", str(mark))
-            if "No available agent" not in done.stdout + done.stderr:  # the dashboard answers before its agent does
-                break
-            time.sleep(3)
-        return done
+        return submit(dashboard, "--", "touch", str(mark), environment=environment(home, client), seconds=120, cwd=home)
 
     with concurrent.futures.ThreadPoolExecutor(len(marks)) as pool:
         done = dict(zip(marks, pool.map(lambda one: attempt(*one), marks), strict=True))
