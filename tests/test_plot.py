@@ -27,6 +27,14 @@ def test_the_band_of_seeds_is_worked_by_hand() -> None:
     assert high.tolist() == [0, 3, 2]
 
 
+@pytest.mark.parametrize(("x", "whole"), [((1.0, 2.0), True), ((0.0, 0.2), False)])
+def test_an_axis_of_epochs_has_no_halves_and_one_of_rates_has(x: tuple[float, ...], whole: bool) -> None:
+    figure = plot.curves({"probe": {"midF": [(np.array(x), np.ones(2))]}}, {"midF": "#000000"}, "x")
+    ticks = figure.axes[0].get_xticks()
+    assert len(ticks) > 1
+    assert (ticks % 1 == 0).all() == whole
+
+
 def test_wrong_labels_are_those_that_differ_where_both_are_known() -> None:
     label = np.array([[0, 1, IGNORE, 2]], np.uint8)
     clean = np.array([[0, 2, 1, IGNORE]], np.uint8)

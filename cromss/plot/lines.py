@@ -33,6 +33,8 @@ def curves(
         axes.set_title(title)
         axes.grid(axis="y")
         axes.margins(x=0.01)
+        if all((x % 1 == 0).all() for lines in arms.values() for x, _ in lines):
+            axes.locator_params(axis="x", integer=True)  # there is no epoch 4.5
     for axes in grid.flat[len(charts) :]:
         axes.axis("off")
     for column in range(across):
