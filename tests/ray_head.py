@@ -44,11 +44,12 @@ def ray_head(temp: Path, log: Path, environment: dict[str, str]) -> Iterator[tup
             time.sleep(1)
         yield f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}"
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        process.terminate()  # alone: it ends the others in their order, each of which would else wait for one that has gone
         with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
+            process.wait(timeout=5)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def _answers(dashboard: str) -> bool:

@@ -44,9 +44,9 @@ def points(values, seconds, memory=None, fusion="middle"):
 
 def workers_left():
     """Processes that a crew would have started and that are still there."""
-    spawned = [
-        child for child in psutil.Process().children(recursive=True) if "spawn_main" in " ".join(child.cmdline())
-    ]
+    children = psutil.Process().children(recursive=True)
+    there = [child for child in children if child.status() != psutil.STATUS_ZOMBIE]  # which has no command line, either
+    spawned = [child for child in there if "spawn_main" in " ".join(child.cmdline())]
     return [*multiprocessing.active_children(), *spawned]
 
 
