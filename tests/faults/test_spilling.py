@@ -17,9 +17,10 @@ READER = {
 }
 # 64 MB of the store in the hands of another driver, for as long as it runs
 NEIGHBOUR = """
-import sys, time
+import time
 import numpy, ray
-ray.init(address="auto", log_to_driver=False)
+from cromss.ray_session import connect
+connect()
 held = [ray.put(numpy.ones(8_000_000, numpy.uint8)) for _ in range(8)]
 print("holds", flush=True)
 time.sleep(600)
