@@ -19,7 +19,7 @@ from typing import Any
 from cromss.config import RunConfig
 from cromss.journal import read_json
 from cromss.leaving import OVERTAKEN, Left, ask, asked, overtaken, withdraw
-from cromss.ray_session import Share, beside, unique_name
+from cromss.ray_session import Share, among_themselves, beside, unique_name
 from cromss.training.checkpoint import newest_name
 from cromss.training.pretraining import checkpoints_of
 
@@ -228,7 +228,8 @@ def _attempt(
             callbacks=callbacks,
         ),
     )  # fmt: skip
-    return trainer.fit().return_value
+    with among_themselves():
+        return trainer.fit().return_value
 
 
 def _reason(error: BaseException) -> str:

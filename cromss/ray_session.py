@@ -95,11 +95,40 @@ def on_loopback() -> Iterator[None]:
     alone = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     if sys.platform == "linux":  # gloo listens on what the host's name resolves to, NCCL on the first card
         alone |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    before = {name: os.environ.get(name) for name in alone}
-    os.environ.update(alone)
+    with _environment(alone):  # Ray's processes have it; whatever else this one starts may be a cluster
+        yield
+
+
+@contextlib.contextmanager
+def among_themselves() -> Iterator[None]:
+    """Ray Train's actors that are started in this block ask their own cluster for each other.
+
+    The one that frees a run's resources when its controller has died would look for a cluster where the last `ray start` of
+    the machine left an address. Where that cluster has ended, every attempt ends ten seconds late, waiting for it; where it
+    lives, the controller is not in it, and the one that was to watch over it leaves.
+    """
+    from ray._private import ray_constants
+    from ray.experimental.internal_kv import _internal_kv_get
+    from ray.train.v2._internal.constants import ENV_VARS_TO_PROPAGATE
+
+    name = ray_constants.RAY_API_SERVER_ADDRESS_ENVIRONMENT_VARIABLE
+    found = _internal_kv_get(ray_constants.DASHBOARD_ADDRESS, namespace=ray_constants.KV_NAMESPACE_DASHBOARD)
+    if not found:  # a cluster without a dashboard
+        yield
+        return
+    ENV_VARS_TO_PROPAGATE.add(name)
+    with _environment({name: f"http://{found.decode()}"}):
+        yield
+
+
+@contextlib.contextmanager
+def _environment(variables: dict[str, str]) -> Iterator[None]:
+    """The variables, while the block runs."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
-    finally:  # Ray's processes have it; whatever else this one starts may be a cluster
+    finally:
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

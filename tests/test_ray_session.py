@@ -1,11 +1,12 @@
 """What a cluster has, and what its autoscaler may add."""
 
+import os
 import socket
 
 import pytest
 import yaml
 
-from cromss.ray_session import capacity, most_of, only_on_loopback
+from cromss.ray_session import among_themselves, capacity, most_of, only_on_loopback
 
 CLUSTER = {
     "max_workers": 3,
@@ -63,3 +64,24 @@ def test_a_cluster_that_answers_on_loopback_alone_is_joined_there(monkeypatch, b
         assert only_on_loopback(f"127.0.0.1:{port}") is alone
         assert not only_on_loopback(f"10.0.0.7:{port}")
         assert not only_on_loopback("auto")
+
+
+def test_the_actors_of_a_training_ask_their_own_cluster_for_each_other(ray_session, monkeypatch):
+    from ray.train.v2._internal.constants import get_env_vars_to_propagate
+
+    class Curious:
+        """Asks for itself as they do for their controller."""
+
+        def lives(self, actor_id: str) -> bool:
+            from ray.train.v2._internal.state.util import is_actor_alive
+
+            return bool(is_actor_alive(actor_id, timeout=10))
+
+    elsewhere = "http://127.0.0.1:9"  # where some other cluster is, or was
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", elsewhere)
+    with among_themselves():
+        variables = get_env_vars_to_propagate()
+        actor = ray_session.remote(num_cpus=0)(Curious).options(runtime_env={"env_vars": variables}).remote()
+        assert ray_session.get(actor.lives.remote(actor._actor_id.hex()), timeout=60)
+    assert os.environ["RAY_API_SERVER_ADDRESS"] == elsewhere
+    ray_session.kill(actor)
