@@ -31,7 +31,8 @@ _COMPILED = [(re.compile(pattern), what, way) for pattern, what, way in _RULES]
 _PLACEHOLDER = re.compile(r"(?<!s\|)REPLACE_\w+")  # not where sed fills it in
 _PIP = re.compile(r"\bpip3?\s+install\s+(.*)")
 _VALUED = {"-r", "--requirement", "-c", "--constraint", "-e", "--editable", "-i", "--python", "-t", "--target", "--prefix",
-           "-f", "--find-links", "--cache-dir", "--timeout"}  # and whatever ends in -url  # fmt: skip
+           "-f", "--cache-dir", "--timeout"}  # fmt: skip
+_ADDRESSES = ("-url", "-links")  # long options that end so are followed by one, too
 
 
 def check_piece(piece: Piece) -> Iterator[Finding]:
@@ -100,7 +101,7 @@ def _check_pip(piece: Piece, rest: str) -> Iterator[Finding]:
             continue
         if word in ("-r", "--requirement") and "--require-hashes" not in words:
             yield Finding(piece.line_of(after or word), f"pip install -r {after} without hashes", "--require-hashes")
-        skip = word in _VALUED or (word.startswith("--") and word.endswith("-url"))
+        skip = word in _VALUED or (word.startswith("--") and word.endswith(_ADDRESSES))
         if word.startswith(("-", ".", "/", "~", "$")) or "==" in word or "#sha256=" in word or "REPLACE_" in word:
             continue
         yield Finding(

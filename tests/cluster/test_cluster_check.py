@@ -167,6 +167,13 @@ def test_a_digest_is_a_pin_and_a_full_file_is_clean(tmp_path):
     assert main([str(file)]) == 0
 
 
+@pytest.mark.parametrize("option", ["-f", "--cache-dir", "--some-url", "--some-links"])
+def test_the_value_of_an_option_is_no_package_and_what_follows_it_is(tmp_path, option):
+    file = tmp_path / "install.sh"
+    file.write_text(f"pip install {option} mirror ray\n")
+    assert [finding.what for finding in findings(file)] == ["pip install ray is not pinned"]
+
+
 def test_a_secret_is_never_repeated(tmp_path, capsys):
     file = tmp_path / "leaky.sh"
     file.write_text("export DB=postgresql://me:hunter2222@db/x API_TOKEN=hunter3333\nexport K=AKIAIOSFODNN7EXAMPLE\n")
