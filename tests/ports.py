@@ -15,6 +15,12 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def of_a_head(ports: Sequence[int]) -> list[str]:
+    """Options of `ray start --head` that give it these six, the first for the GCS and the second for the dashboard."""
+    names = ("port", "dashboard-port", "ray-client-server-port")
+    return [*(f"--{name}={port}" for name, port in zip(names, ports[:3], strict=True)), *of_an_agent(ports[3:])]
+
+
 def of_an_agent(ports: Sequence[int]) -> list[str]:
     """Options of `ray start` for a node's agent: beside another Ray on this machine its default ports are taken, and a head
     without them accepts no job."""

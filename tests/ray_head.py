@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-from ports import free_ports, of_an_agent
+from ports import free_ports, of_a_head
 
 RAY = str(Path(sys.executable).with_name("ray"))
 ON_LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # where the machine has an address, too
@@ -21,17 +21,11 @@ ON_LOOPBACK_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # where the mach
 def ray_head(temp: Path, log: Path, environment: dict[str, str]) -> Iterator[tuple[str, str]]:
     """(address of the GCS, URL of the dashboard) of a head with two CPUs and its sockets in `temp`, whose path must be short.
     It ends with the block, process group and all."""
-    gcs, dashboard, client, *agent = free_ports(6)
-    ports = [
-        f"--port={gcs}",
-        f"--dashboard-port={dashboard}",
-        f"--ray-client-server-port={client}",
-        *of_an_agent(agent),
-    ]
+    gcs, dashboard, *_ = ports = free_ports(6)
     local = ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--temp-dir={temp}"]
     with log.open("w") as file:
         process = subprocess.Popen(
-            [RAY, "start", "--head", "--block", "--num-cpus=2", *ports, *local,
+            [RAY, "start", "--head", "--block", "--num-cpus=2", *of_a_head(ports), *local,
              "--object-store-memory=200000000", "--disable-usage-stats"],
             stdout=file, stderr=file, env=environment | ON_LOOPBACK_ALONE | {"RAY_raylet_start_wait_time_s": "180"},
             start_new_session=True,

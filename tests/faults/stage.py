@@ -20,7 +20,7 @@ from typing import Any
 
 import psutil
 import yaml
-from ports import free_ports, of_an_agent
+from ports import free_ports, of_a_head, of_an_agent
 from tiny import TINY
 
 from cromss.config import resolve
@@ -32,7 +32,7 @@ from cromss.training.pretraining import make_plan
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 # `ray`, on loopback alone, where this machine has an address of its own, too
-RAY = [sys.executable, str(Path(__file__).parents[2] / "cluster/node/on_loopback.py")]
+RAY = [sys.executable, str(ROOT / "cluster/node/on_loopback.py")]
 BASE = overlay(TINY, {"data": {"journal_rows": True}, "optim": {"epochs": 6}})
 STEPS = 32  # of an epoch of the store of these experiments
 
@@ -312,10 +312,9 @@ class Cluster:
         return {"RAY_ADDRESS": self.address, "RAY_AUTH_MODE": "disabled"}
 
     def start_head(self, **options: Any) -> Process:
-        gcs, dashboard, client, *agent = self.ports
-        head = self._start("head", "--head", f"--port={gcs}", f"--dashboard-port={dashboard}",
-                           f"--ray-client-server-port={client}", *of_an_agent(agent), "--dashboard-host=127.0.0.1",
-                           f"--temp-dir={self.temp}", **options)  # fmt: skip
+        head = self._start(
+            "head", "--head", *of_a_head(self.ports), "--dashboard-host=127.0.0.1", f"--temp-dir={self.temp}", **options
+        )
         self._joined(head, 1)
         return head
 
