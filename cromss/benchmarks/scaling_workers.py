@@ -1,6 +1,7 @@
 """A point of the scaling law computed by several processes under DistributedDataParallel, as the workers of a run are."""
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -119,6 +120,14 @@ class Crew:
         self._folder.cleanup()
 
 
+def _steps(line: Connection, point: Point) -> None:
+    line.send(point.memory_bytes)
+    while True:
+        line.recv()
+        dist.barrier()  # the step begins when all are ready to begin
+        line.send(tuple(point()))
+
+
 def _work(line: Connection, share: Share) -> None:
     """A worker's life: build, warm up, tell the memory; then a step at every word until the line is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair: it ends its workers
@@ -136,13 +145,9 @@ def _work(line: Connection, share: Share) -> None:
             world_size=share.world,
         )
         try:
-            point = Point(share.setting, device, share.world)
-            line.send(point.memory_bytes)
-            while True:
-                line.recv()
-                dist.barrier()  # the step begins when all are ready to begin
-                line.send(tuple(point()))
+            _steps(line, Point(share.setting, device, share.world))
         finally:
+            gc.collect()  # DDP's wrapper, a cycle, holds the group; a thread of gloo's that outlives Python aborts the process
             dist.destroy_process_group()
     except (EOFError, BrokenPipeError):
         return

@@ -1,6 +1,7 @@
 """One optimizer step: nothing is asked of the device, a loss that is not finite moves nothing, pieces change nothing."""
 
 import datetime
+import gc
 from functools import partial
 
 import pytest
@@ -230,6 +231,8 @@ def worker(rank, folder):
             step(own, epoch=number)
         step.finite.check()
         torch.save(training.module.state_dict(), f"{folder}/{rank}-{micro_batch}.pt")
+    del training, step
+    gc.collect()  # the wrapper, itself a cycle, holds the group: a thread of gloo's that outlives Python aborts the process
     dist.destroy_process_group()
 
 
