@@ -9,6 +9,8 @@ VERBS = {
     "ingest": "tiles into a patch store; describe and verify one",
     "pretrain": "pretrain the encoders on noisy labels",
     "transfer": "judge encoders on a downstream task",
+    "export": "encoders for other libraries; other people's checkpoints",
+    "predict": "land-cover maps of whole scenes, for a GIS",
     "sweep": "many pretrainings, judged and ranked",
     "estimate": "what a run or a sweep will cost, before it starts",
     "report": "one HTML page over a run directory",

@@ -1,9 +1,9 @@
-"""How fast everything is: the step, the stream, the plan, sweeps, growth, and the estimate of it; `all` of them in one go."""
+"""How fast everything is: the step, the stream, the plan, sweeps, growth, maps, the estimate; `all` of them in one go."""
 
 import argparse
 import sys
 
-from cromss.benchmarks import estimate, everything, plan, scaling, step, stream, sweep
+from cromss.benchmarks import estimate, everything, plan, predict, scaling, step, stream, sweep
 from cromss.cli import verb
 
 MEASUREMENTS = {
@@ -12,6 +12,7 @@ MEASUREMENTS = {
     "plan": (plan, "memory and time of the order of a run, 100 million patches by default"),
     "sweep": (sweep, "what a sweep costs beyond its trials: overhead, memory, idle devices"),
     "scaling": (scaling, "how a step's cost grows with batch, size, classes, modalities and workers"),
+    "predict": (predict, "a Sentinel-2 tile of serving size to a map: rate and memory"),
     "estimate": (estimate, "an estimate beside the run that it foretold"),
     "all": (everything, "every measurement, small: a JSON, a PNG and a line of each"),
 }

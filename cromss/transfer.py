@@ -20,6 +20,7 @@ from cromss.costs.hardware import gpu_memory
 from cromss.data.store import PatchStore
 from cromss.data.tasks import own_words
 from cromss.files import Folder
+from cromss.networks.in_runs import encoder_in, encoders_in
 from cromss.ray_session import capacity, connect, writable
 
 ZERO_SHOT = "zero_shot"
@@ -80,7 +81,7 @@ def encoders_of(config: RunConfig, folder: Path) -> dict[str, Path | None]:
     """
     if config.pretraining.kind == "random":
         return dict.fromkeys(config.judged_modalities)
-    own = {modality: folder / "encoders" / f"{modality}.safetensors" for modality in config.judged_modalities}
+    own = {modality: encoder_in(folder, modality) for modality in config.judged_modalities}
     if config.pretraining.kind == "checkpoint":
         return {modality: _brought(config, modality, path) for modality, path in own.items()}
     if missing := [str(path) for path in own.values() if not path.exists()]:
@@ -95,7 +96,7 @@ def _brought(config: RunConfig, modality: str, target: Path) -> Path:
 
     source = Path(config.pretraining.paths[modality])
     if source.is_dir():
-        source = source / "encoders" / f"{modality}.safetensors"
+        source = encoder_in(source, modality)
     if source.suffix == ".safetensors" and load_encoder(source):
         return source.absolute()
     bands = sensor(modality).select(config.data.bands.get(modality, "all"))
@@ -336,11 +337,10 @@ def _pretraining(encoders: list[str]) -> dict[str, Any]:
         if equals:
             paths[modality] = path
         else:
-            folder = Path(item)
-            found = sorted((folder / "encoders").glob("*.safetensors"))
+            found = encoders_in(Path(item))
             if not found:
                 raise ValueError(f"--encoder {item}: no encoders/*.safetensors in there; for one file say s2={item}")
-            paths |= {file.stem: str(file) for file in found}
+            paths |= {modality: str(file) for modality, file in found.items()}
     return overlay({"pretraining": {"kind": "checkpoint"}}, {"pretraining": {"paths": paths}})
 
 

@@ -16,6 +16,7 @@ SMALL = {
     "plan": ("--patches", "10e6"),
     "sweep": ("--trials", "104"),
     "scaling": ("--size", "64", "--steps", "3"),
+    "predict": ("--size", "640", "--encoder", "resnet18"),
     "estimate": (),
 }
 WITHOUT_PICTURE = ("estimate",)

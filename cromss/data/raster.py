@@ -1,7 +1,8 @@
 """Opening GeoTIFFs that somebody else made: nothing but local GeoTIFF, checked before a pixel is decoded."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rasterio.session import DummySession
 from rasterio.warp import transform as reproject
 
 MAX_BYTES = 2**30  # decoded; a 167 kB file can hold 20 GiB of zeros
+_MAX_BLOCK = 2**28  # decoded, all bands: what one window may cost
 Affine6 = tuple[float, ...]  # a b c d e f: x = a col + b row + c, y = d col + e row + f
 
 # No side-car file is looked for: neither an .aux.xml nor an .ovr beside a tif can point GDAL elsewhere.
@@ -69,7 +71,7 @@ def read_raster(
             else:
                 pixels = np.broadcast_to(np.zeros((), np.result_type(*file.dtypes)), shape)
         except (rasterio.errors.RasterioError, MemoryError) as error:
-            raise ValueError(f"{path.name}: damaged or truncated ({_line(error, path)})") from None
+            raise ValueError(f"{path.name}: damaged or truncated ({damage(error, path)})") from None
         scale_y, scale_x = file.height / shape[1], file.width / shape[2]
         a, b, c, d, e, f = file.transform[:6]
         return Raster(
@@ -80,6 +82,23 @@ def read_raster(
             nodata=file.nodata,
             tags=file.tags(),
         )
+
+
+@contextlib.contextmanager
+def opened_raster(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """A local GeoTIFF of any size, open, to be read by windows.
+
+    Raises ValueError as `read_raster`, and for a file whose blocks are so large that a window of it would not fit.
+    """
+    with _quiet(), _opened(path, None) as file:
+        height, width = max(file.block_shapes, key=math.prod)
+        block = height * width * sum(np.dtype(dtype).itemsize for dtype in file.dtypes)
+        if block > _MAX_BLOCK:
+            raise ValueError(
+                f"{path.name}: is stored in blocks of {_by((height, width))} pixels, {block / 2**20:,.0f} MiB each; write it "
+                f"again in tiles (rio convert --co tiled=yes)"
+            )
+        yield file
 
 
 def raster_size(path: Path) -> tuple[int, int]:
@@ -135,17 +154,17 @@ def _quiet() -> rasterio.Env:
     return rasterio.Env(session=DummySession(), **_GDAL)
 
 
-def _opened(path: Path) -> rasterio.DatasetReader:
+def _opened(path: Path, most: int | None = MAX_BYTES) -> rasterio.DatasetReader:
     # is_file() also keeps out /vsicurl/ and its kin, which driver="GTiff" alone would still contact
     if not path.is_file():
         raise ValueError(f"{path.name}: missing")
     try:
         file = rasterio.open(path, driver="GTiff")
     except rasterio.errors.RasterioError as error:
-        raise ValueError(f"{path.name}: not a readable GeoTIFF ({_line(error, path)})") from None
+        raise ValueError(f"{path.name}: not a readable GeoTIFF ({damage(error, path)})") from None
     decoded = file.width * file.height * sum(np.dtype(dtype).itemsize for dtype in file.dtypes)
     fault = ""
-    if decoded > MAX_BYTES:
+    if most is not None and decoded > most:
         fault = f"{_by(file.shape)} x {file.count} bands decode to {decoded / 2**30:.0f} GiB; cut it into patches first"
     elif np.dtype(file.dtypes[0]).kind not in "uif":
         fault = f"pixels are {file.dtypes[0]}, expected integers or real numbers"
@@ -161,6 +180,7 @@ def _by(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _line(error: Exception, path: Path) -> str:
+def damage(error: Exception, path: Path) -> str:
+    """What GDAL says of a file, in one short line."""
     text = " ".join(str(error.__cause__ or error).split()).replace(str(path), path.name)
     return text if len(text) < 160 else text[:157] + "..."

@@ -36,6 +36,7 @@ from cromss.data.manifest import (
     row_bytes,
 )
 from cromss.data.patch import Patch
+from cromss.data.radiometry import from_codes
 from cromss.data.writer import StoreWriter
 from cromss.files import Folder, fault, unavailable
 
@@ -135,6 +136,23 @@ class PatchStore:
             raise ValueError(f"{folder}: shard {damage[0].shard} {damage[0].reason}{more}; {store.remedy}")
         return store
 
+    def __len__(self) -> int:
+        """Patches that can be read, in all splits: every acquisition of every place."""
+        return int((self.blocks.rows * self.blocks.n).sum())
+
+    def __repr__(self) -> str:
+        held = ", ".join(f"{name} {len(bands)}" for name, bands in self.bands.items())
+        height, width = self.size
+        return (
+            f"<{type(self).__name__} {self.folder}: {len(self):,} patches of {int(self.blocks.rows.sum()):,} places, "
+            f"{height} x {width}; bands {held}; {self.encoding}; {self.scheme.name}>"
+        )
+
+    def _repr_html_(self) -> str:
+        from cromss.data.store_html import html
+
+        return html(self)
+
     @property
     def path(self) -> "Path | str":
         """Where it lies: a path, or a bucket's URI."""
@@ -213,7 +231,7 @@ class PatchStore:
         return found
 
     def sample(self, k: int, split: str = "train", seed: int = 0) -> list[Patch]:
-        """k patches of distinct places, seeded, decoded to physical units (8-bit codes to their lower edge)."""
+        """k patches of distinct places, seeded, in physical units (8-bit codes: the middle of their step)."""
         blocks = self.blocks.where(self.blocks.split == split)
         ends = np.cumsum(blocks.rows)
         if not len(blocks):
@@ -316,7 +334,7 @@ class PatchStore:
         images = {}
         for name, bands in self.bands.items():
             pixels = np.frombuffer(values[name], pixel_dtype(name, self.encoding)).reshape(len(bands), *self.size)
-            images[name] = sensors.sensor(name).decode(pixels, bands) if self.encoding == "uint8" else pixels
+            images[name] = from_codes(pixels, sensors.sensor(name), bands) if self.encoding == "uint8" else pixels
         valid = values["valid"]
         return Patch(
             images=images,

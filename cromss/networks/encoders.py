@@ -7,7 +7,7 @@ import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import torch
@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from cromss.contract import Contract
-from cromss.networks.scaling import MeanStd, Scaling
+from cromss.contract import Contract, Encoding
+from cromss.networks.scaling import MeanStd, Reflectance, Scaling, ZScore
 from cromss.networks.transformers import registered
-from cromss.sensors import sensor
+from cromss.sensors import Sensor, sensor
 from cromss.settings import Settings
 
 State = dict[str, Tensor]
@@ -46,6 +46,37 @@ class Backbone(Settings):
         return self
 
 
+class Published(Settings):
+    """(x - mean) / std with the numbers that were published with the weights, in the sensor's unit, one per band of `bands`;
+    x is first clipped to `clip` where they ask for that. No choice for a run of ours: it belongs to other people's encoders."""
+
+    kind: Literal["published"] = "published"
+    needs_raw: ClassVar[bool] = True
+
+    bands: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    clip: tuple[float, float] | None = None
+
+    def __call__(self, pixels: Tensor, sensor: Sensor, bands: Iterable[str], encoding: Encoding) -> Tensor:
+        if encoding != "raw":
+            raise ValueError("scaling published needs raw values, not uint8 codes; ingest the data with --encoding raw")
+        mean, std = (torch.tensor(one, device=pixels.device)[:, None, None] for one in self.of(bands))
+        pixels = pixels.float()
+        return ((pixels if self.clip is None else pixels.clamp(*self.clip)) - mean) / std
+
+    def of(self, bands: Iterable[str]) -> tuple[list[float], list[float]]:
+        """(mean, std) of those bands, in that order. Raises ValueError naming the bands that nothing was published for."""
+        bands = list(bands)
+        if missing := [band for band in bands if band not in self.bands]:
+            raise ValueError(
+                f"scaling published: has numbers for {', '.join(self.bands)}, none for {', '.join(missing)}; state another "
+                f"with --scaling mean_2std|reflectance|zscore"
+            )
+        index = [self.bands.index(band) for band in bands]
+        return [self.mean[i] for i in index], [self.std[i] for i in index]
+
+
 class EncoderCard(Settings):
     """What one must know to use an encoder: how to rebuild it and what to feed it."""
 
@@ -53,7 +84,7 @@ class EncoderCard(Settings):
     depth: int = 5
     modality: str
     bands: tuple[str, ...]
-    scaling: Scaling = MeanStd()
+    scaling: Annotated[MeanStd | Reflectance | ZScore | Published, pydantic.Field(discriminator="kind")] = MeanStd()
     contract: Contract | None = None  # of the data it was trained on; None: nobody knows
     method: str = ""  # how it was trained, e.g. CromSS-midF
     store: str = ""  # digest of the patch store it was trained on
@@ -119,12 +150,17 @@ def save_encoder(path: str | Path, encoder: nn.Module, card: EncoderCard) -> Non
 
 def write_whole(path: Path, network: nn.Module, card: Settings) -> None:
     """Write a network's weights as safetensors with its card as JSON in the header. The file appears whole or not at all."""
+    write_state(path, network.state_dict(), {"card": card.model_dump_json()})
+
+
+def write_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write tensors as safetensors with `metadata` in the header. The file appears whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     # cloned: safetensors takes no two tensors of one memory
-    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        save_file(state, aside, metadata={"card": card.model_dump_json()})
+        save_file(state, aside, metadata=metadata)
         with open(aside, "rb") as file:
             os.fsync(file.fileno())  # the name must not reach the disk before the content
         os.replace(aside, path)
@@ -153,7 +189,9 @@ def load_card(path: str | Path) -> EncoderCard:
 
 def _card(path: Path, metadata: dict[str, str]) -> EncoderCard:
     if "card" not in metadata:
-        raise ValueError(f"{path}: has no encoder card, so its bands and scaling are unknown; import it and state them")
+        raise ValueError(
+            f"{path}: has no encoder card, so bands and scaling are unknown; import it: cromss export --from"
+        )
     try:
         return EncoderCard.model_validate_json(metadata["card"])
     except ValueError as error:
@@ -162,9 +200,16 @@ def _card(path: Path, metadata: dict[str, str]) -> EncoderCard:
 
 # --- other people's files ---------------------------------------------------------------------------------------------
 
-# The authors' checkpoints by fusion: middle, late; then single.
-_AUTHORS = {"s1": ("net.encoder1.", "net.model1.encoder."), "s2": ("net.encoder.", "net.model2.encoder.")}
-_COMMON = ("net.encoder.", "encoder_q.", "backbone.", "encoder.", "")  # single, MoCo, DINO, others, torchvision
+# Whose checkpoint -> modality -> what its encoder's names begin with; `cromss/exchange/layouts.py` says what to feed them.
+PREFIXES: dict[str, dict[str, str]] = {
+    "authors-middle": {"s1": "net.encoder1.", "s2": "net.encoder."},
+    "authors-late": {"s1": "net.model1.encoder.", "s2": "net.model2.encoder."},
+    "authors-single": {"s1": "net.encoder.", "s2": "net.encoder."},
+    "ssl4eo-moco": {"s1": "encoder_q.", "s2": "encoder_q."},
+    "ssl4eo-dino": {"s1": "backbone.", "s2": "backbone."},
+    "smp": {"s1": "encoder.", "s2": "encoder."},
+    "torchvision": {"s1": "", "s2": ""},
+}
 _CONTAINERS = ("state_dict", "teacher", "model", "model_state_dict")
 
 
@@ -187,8 +232,8 @@ def import_encoder(
     path = Path(path)
     bands = sensor(modality).select(bands)
     expected = build_encoder(architecture, len(bands), depth).state_dict()
-    checkpoint = _tensors(_read_foreign(path), path)
-    state = _strip_prefix(checkpoint, expected, modality, f"{path}: as {architecture} of {modality}")
+    prefixes = [by_modality.get(modality, by_modality["s1"]) for by_modality in PREFIXES.values()]
+    state = encoder_state(read_checkpoint(path), expected, prefixes, f"{path}: as {architecture} of {modality}")
     check_shapes(expected, state, f"{path}", bands)
     card = EncoderCard(
         architecture=architecture,
@@ -201,8 +246,12 @@ def import_encoder(
     return {name: tensor.to(expected[name].dtype) for name, tensor in state.items()}, card
 
 
-def _strip_prefix(checkpoint: State, expected: State, modality: str, what: str) -> State:
-    prefixes = [*_AUTHORS.get(modality, ()), *_COMMON]
+def encoder_state(checkpoint: State, expected: State, prefixes: Iterable[str], what: str) -> State:
+    """The encoder's tensors: those under the prefix, bare or after DDP's `module.`, that fits best, the first of equals.
+
+    Raises ValueError, beginning with `what`, where tensors are missing or unknown.
+    """
+    prefixes = list(prefixes)
     prefixes = list(dict.fromkeys([*prefixes, *(f"module.{prefix}" for prefix in prefixes)]))
     candidates = [_below(checkpoint, prefix) for prefix in prefixes]
     matched = [len(expected.keys() & candidate.keys()) for candidate in candidates]
@@ -225,8 +274,9 @@ def _below(checkpoint: State, prefix: str) -> State:
     return {short: checkpoint[name] for name, short in names if not short.startswith("fc.")}
 
 
-def _tensors(content: Any, path: Path) -> State:
-    """The first state dict in a checkpoint's usual containers."""
+def read_checkpoint(path: Path) -> State:
+    """The tensors of a foreign checkpoint, from its usual containers. Pickled code is never run. Raises ValueError."""
+    content = _read_foreign(path)
     for _ in range(2):  # e.g. {"teacher": {"state_dict": ...}}
         inner = [
             content[key] for key in _CONTAINERS if isinstance(content, dict) and isinstance(content.get(key), dict)

@@ -18,6 +18,7 @@ from cromss.plot.look import (
     data_uri,
     styled,
 )
+from cromss.plot.one_patch import panel
 from cromss.plot.patches import Column, Frame, film, panels, short, wrong_labels
 from cromss.plot.scores import Dot, class_iou, confidence_histogram, confusion, ranking
 from cromss.plot.space import Axis, Curve, importance, parallel, responses
@@ -25,6 +26,6 @@ from cromss.plot.space import Axis, Curve, importance, parallel, responses
 __all__ = [
     "BASELINE", "CEILING", "FAINT", "GRID", "INK", "PALETTE", "RIGHT", "STYLE", "WRONG",
     "Axis", "Column", "Curve", "Dot", "Frame", "Line",
-    "band", "class_iou", "colours", "confidence_histogram", "confusion", "curves", "data_uri", "film", "importance",
+    "band", "class_iou", "colours", "confidence_histogram", "confusion", "curves", "data_uri", "film", "importance", "panel",
     "panels", "parallel", "ranking", "responses", "short", "styled", "trajectories", "wrong_labels",
 ]  # fmt: skip

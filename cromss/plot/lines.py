@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from cromss.plot.look import PALETTE, legend_columns, styled
+from cromss.plot.look import PALETTE, Figure, legend_columns, styled
 
 DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.2, 1.2, 1.2)))
 Line = tuple[np.ndarray, np.ndarray]  # x (N,) ascending, y (N,)

@@ -5,9 +5,10 @@ import base64
 import io
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import Any
 
 import matplotlib
-from matplotlib.figure import Figure
+from matplotlib import figure as plain
 
 INK, FAINT, GRID = "#22303C", "#66727E", "#E3E7EB"
 RIGHT, WRONG = "#0072B2", "#D55E00"
@@ -23,6 +24,13 @@ STYLE = {
     "legend.frameon": False, "legend.fontsize": 8.5, "lines.linewidth": 1.8, "lines.solid_capstyle": "round",
     "figure.facecolor": "white", "svg.hashsalt": "cromss", "axes.unicode_minus": True,
 }  # fmt: skip
+
+
+class Figure(plain.Figure):
+    """A figure that a notebook shows without pyplot: matplotlib's own shows itself once pyplot is imported."""
+
+    def _repr_png_(self) -> bytes:
+        return png(self)
 
 
 def styled(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -52,10 +60,17 @@ def legend_columns(names: Sequence[str], inches: float, handle: float = 0.55) ->
 def data_uri(figure: Figure) -> str:
     """The figure as a `data:` address: SVG for lines, PNG as soon as it holds pixels. Same figure, same text."""
     pixels = any(axes.images for axes in figure.axes)
+    content = png(figure) if pixels else _saved(figure, format="svg", metadata={"Date": None})
+    return f"data:image/{'png' if pixels else 'svg+xml'};base64,{base64.b64encode(content).decode()}"
+
+
+def png(figure: plain.Figure) -> bytes:
+    """The figure as a PNG, cut to what is drawn."""
+    return _saved(figure, format="png", dpi=130)
+
+
+def _saved(figure: plain.Figure, **how: Any) -> bytes:
     buffer = io.BytesIO()
     with matplotlib.rc_context(STYLE):
-        if pixels:
-            figure.savefig(buffer, format="png", dpi=130, bbox_inches="tight", pad_inches=0.06)
-        else:
-            figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight", pad_inches=0.06)
-    return f"data:image/{'png' if pixels else 'svg+xml'};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        figure.savefig(buffer, bbox_inches="tight", pad_inches=0.06, **how)
+    return buffer.getvalue()

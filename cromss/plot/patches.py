@@ -5,12 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
+from matplotlib.colors import ListedColormap, to_hex
 from matplotlib.patches import Patch as Swatch
 
 from cromss.landcover import IGNORE, Scheme
-from cromss.plot.look import WRONG, styled
+from cromss.plot.look import WRONG, Figure, styled
 
 
 class Column(NamedTuple):
@@ -23,16 +22,18 @@ class Column(NamedTuple):
 
 
 @styled
-def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
-    """A row per patch, with the legend of every label scheme shown and a bar for the weights below."""
+def panels(columns: Sequence[Column], names: Sequence[str] = (), side: float = 1.22) -> Figure:
+    """A row per patch, with the legend of every label scheme shown and a bar for the weights below. `side` of a panel in
+    inches."""
     rows = len(columns[0].images)
-    side = 1.22
     legends = [column.scheme for column in columns if column.scheme]
     legends = [scheme for i, scheme in enumerate(legends) if scheme not in legends[:i]]
     present = {scheme.name: _present(columns, scheme) for scheme in legends}
-    lines = [-(-len(present[scheme.name]) // _per_line(len(columns))) for scheme in legends]
+    across = {name: _fitting(list(shown), side * len(columns)) for name, shown in present.items()}
+    lines = [-(-len(present[scheme.name]) // across[scheme.name]) for scheme in legends]
     bars = any(column.kind in ("weights", "wrong") for column in columns)
-    footer = 0.25 * sum(lines) + 0.30 * bars + 0.12
+    tall = [0.17 * count + 0.08 for count in lines]  # inches
+    footer = sum(tall) + 0.30 * bars + 0.12
     width, height = side * len(columns), side * rows + 0.3 + footer
     figure = Figure(figsize=(width, height))
     grid = figure.subplots(rows, len(columns), squeeze=False, gridspec_kw={
@@ -45,12 +46,12 @@ def panels(columns: Sequence[Column], names: Sequence[str] = ()) -> Figure:
     for row, name in enumerate(names):
         _named(grid[row, 0], name)
     top = (footer - 0.08) / height
-    for scheme, count in zip(legends, lines, strict=True):
+    for scheme, inches in zip(legends, tall, strict=True):
         figure.legend(
-            handles=[Swatch(facecolor=scheme.colours[k], label=scheme.classes[k]) for k in present[scheme.name]],
-            loc="upper left", bbox_to_anchor=(0, top), ncols=_per_line(len(columns)), handlelength=1, handleheight=1,
+            handles=[Swatch(facecolor=colour, label=name) for name, colour in present[scheme.name].items()],
+            loc="upper left", bbox_to_anchor=(0, top), ncols=across[scheme.name], handlelength=1, handleheight=1,
             columnspacing=1.1, borderpad=0, borderaxespad=0, handletextpad=0.4, fontsize=8)  # fmt: skip
-        top -= 0.25 * count / height
+        top -= inches / height
     if bars:
         _bars(figure, columns, top, height)
     return figure
@@ -110,16 +111,27 @@ def short(name: str, most: int = 25) -> str:
     return name if len(name) <= most else f"{name[: most - 16]}…{name[-15:]}"
 
 
-def _per_line(columns: int) -> int:
-    return max(2, int(columns * 1.22 // 1.2))
+def _fitting(names: Sequence[str], inches: float) -> int:
+    """Columns of a legend on the fewest lines in a figure of that width. matplotlib fills column after column; a letter is
+    0.065 inches wide, a swatch with the gaps around it 0.27."""
+    for lines in range(1, len(names)):
+        columns = -(-len(names) // lines)
+        longest = [max(map(len, part)) for part in np.array_split(np.array(names, object), columns)]
+        if sum(0.065 * length + 0.27 for length in longest) <= inches:
+            return columns
+    return 1
 
 
-def _present(columns: Sequence[Column], scheme: Scheme) -> list[int]:
+def _present(columns: Sequence[Column], scheme: Scheme) -> dict[str, str]:
+    """class -> colour of those that are shown, in the scheme's order, the unlabelled last."""
     found: set[int] = set()
     for column in columns:
         if column.scheme == scheme:
             found.update(np.unique(column.images).tolist())
-    return sorted(number for number in found if number < len(scheme))
+    shown = {scheme.classes[number]: scheme.colours[number] for number in sorted(found) if number < len(scheme)}
+    if IGNORE in found:
+        shown["unlabelled"] = to_hex(scheme.rgb(np.array(IGNORE)) / 255)
+    return shown
 
 
 def _panel(axes: Axes, column: Column, row: int) -> None:

@@ -4,9 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 
-from cromss.plot.look import INK, RIGHT, WRONG, legend_columns, styled
+from cromss.plot.look import INK, RIGHT, WRONG, Figure, legend_columns, styled
 
 
 class Dot(NamedTuple):

@@ -9,11 +9,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 
-from cromss.plot.look import FAINT, INK, PALETTE, legend_columns, styled
+from cromss.plot.look import FAINT, INK, PALETTE, Figure, legend_columns, styled
 
 SCORES = "cividis"  # the same to colour-blind eyes, and in grey
 ON_PAPER = {"facecolor": "white", "edgecolor": "none", "alpha": 0.82, "pad": 1.0}

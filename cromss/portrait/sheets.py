@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch as Swatch
 
+from cromss.data.appearance import NO_DATA, TRUE_COLOUR, composite, optical_first, pictures, shown_bands
 from cromss.data.leakage import Leakage
 from cromss.data.likeness import TURNS, Lens, Pair, read_row, turned
 from cromss.data.patch import Patch
@@ -14,12 +15,9 @@ from cromss.data.store import PatchStore
 from cromss.landcover import Scheme
 from cromss.plot import FAINT, INK, PALETTE, short, styled
 from cromss.portrait.look import UNLABELLED, ordered
-from cromss.sensors import SENTINEL1, sensor
-from cromss.training.pictures import TRUE_COLOUR, true_colour
+from cromss.sensors import sensor
 
 PATCHES = 12  # of a contact sheet
-_NO_DATA = 230  # light grey
-_RADAR = ((-22.0, -2.0), (-28.0, -8.0), (2.0, 16.0))  # dB from black to full red (VV), green (VH), blue (VV - VH)
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ def _varied(patches: list[Patch], count: int) -> list[Patch]:
 @styled
 def contact_sheet(patches: Sequence[Patch], scheme: Scheme) -> Figure:
     """Optical, radar, label and, where known, clean label of some patches, with the legend of the classes shown."""
-    titles = [_title(modality, patches[0]) for modality in pictures(patches[0])] + ["label"]
+    contracts = patches[0].contracts
+    titles = [shown_bands(name, contracts[name].bands) for name in optical_first(patches[0].images)] + ["label"]
     clean = all(patch.clean is not None for patch in patches)
     cards = []
     for patch in patches:
@@ -69,43 +68,6 @@ def contact_sheet(patches: Sequence[Patch], scheme: Scheme) -> Figure:
         legend["unlabelled"] = UNLABELLED
     across = 2 if len(cards[0].images) > 3 else 3
     return _sheet(cards, titles + ["clean label"] * clean, across, legend)
-
-
-def _title(modality: str, patch: Patch) -> str:
-    bands = patch.contracts[modality].bands
-    if sensor(modality).bands == SENTINEL1.bands:
-        return "VV, VH, VV − VH" if set(SENTINEL1.bands) <= set(bands) else bands[0]
-    return ", ".join(TRUE_COLOUR if set(TRUE_COLOUR) <= set(bands) else _three(bands))
-
-
-def _three(bands: Sequence[str]) -> Sequence[str]:
-    return bands[:3] if len(bands) >= 3 else bands[:1]
-
-
-def pictures(patch: Patch) -> dict[str, np.ndarray]:
-    """modality -> (H,W,3) uint8 for human eyes, optical first; light grey where there is no data."""
-    valid = np.ones(patch.size, bool) if patch.valid is None else patch.valid
-    names = sorted(patch.images, key=lambda name: (name != "s2", name))
-    return {name: composite(name, patch.contracts[name].bands, patch.images[name], valid) for name in names}
-
-
-def composite(modality: str, bands: Sequence[str], pixels: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Physical values (C,H,W) as red, green, blue (H,W,3) uint8: true colour, or the first bands there are on the scale of
-    the 8-bit codes; Sentinel-1 as VV, VH and their difference. `valid` (H,W) bool is True where there is data."""
-    bands = tuple(bands)
-    if modality == "s2" and set(TRUE_COLOUR) <= set(bands):
-        shown = true_colour(
-            pixels[[bands.index(band) for band in TRUE_COLOUR]].transpose(1, 2, 0).astype(np.float32), valid
-        )
-    elif sensor(modality).bands == SENTINEL1.bands and set(SENTINEL1.bands) <= set(bands):
-        vv, vh = (pixels[bands.index(band)].astype(np.float32) for band in SENTINEL1.bands)
-        channels = [(part - low) / (high - low) for part, (low, high) in zip((vv, vh, vv - vh), _RADAR, strict=True)]
-        shown = (np.clip(np.nan_to_num(np.stack(channels, -1)), 0, 1) * 255).astype(np.uint8)
-    else:
-        few = _three(bands)
-        codes = sensor(modality).encode(pixels[: len(few)], few).transpose(1, 2, 0)
-        shown = codes if len(few) == 3 else codes.repeat(3, axis=2)
-    return np.where(valid[..., None], shown, np.uint8(_NO_DATA))
 
 
 @styled
@@ -129,7 +91,7 @@ def _pair(pair: Pair, lens: Lens, pretraining: PatchStore, downstream: PatchStor
     other = read_row(lens, pretraining, pair.other)
     inside = test[1] & other[1]
     apart = np.abs(test[0].astype(np.int16) - other[0]).mean(0)
-    difference = np.where(inside, np.clip(apart * 8, 0, 255), _NO_DATA).astype(np.uint8)
+    difference = np.where(inside, np.clip(apart * 8, 0, 255), NO_DATA).astype(np.uint8)
     card = sensor(lens.modality)
     images = [
         composite(lens.modality, lens.bands, card.decode(codes, lens.bands), valid) for codes, valid in (test, other)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cromss.config import RunConfig
+from cromss.data.appearance import TRUE_COLOUR, true_colour
 from cromss.data.augment import centre_crop
 from cromss.data.patch import Batch
 from cromss.data.store import PatchStore
@@ -15,11 +16,6 @@ from cromss.data.stream import open_rows
 from cromss.objective.crossmodal import CrossModalObjective
 from cromss.sensors import SENTINEL1, SENTINEL2, Sensor
 from cromss.training.state import Inputs
-
-TRUE_COLOUR = ("B4", "B3", "B2")
-_CLEAR_AIR = (330.0, 480.0, 750.0)  # DN that a clear sky adds to them at the top of the atmosphere
-_WHITE = 2300.0  # DN, the least that is shown white: what 8-bit codes hold in every one of them, clear air removed
-_KNEE = 1800.0  # DN where the tone curve has flattened to a half: dark forest and bright fields fit in one picture
 
 
 def pretraining_panels(
@@ -142,20 +138,6 @@ def views(batch: Batch, store: PatchStore) -> dict[str, np.ndarray]:
 
 def _physical(pixels: np.ndarray, store: PatchStore, sensor: Sensor) -> np.ndarray:
     return sensor.decode(pixels, store.bands[sensor.name]) if store.encoding == "uint8" else pixels.astype(np.float32)
-
-
-def true_colour(dn: np.ndarray, valid: np.ndarray) -> np.ndarray:
-    """Red, green, blue DN (H,W,3) as uint8 for human eyes; `valid` (H,W) bool is True where there is data.
-
-    The same land gets the same colour in every patch: forest stays dark, snow white, and a patch of nothing but water
-    is not stretched into noise. Only the haze (at most that of clear air; surface reflectance has less) and the white
-    of patches brighter than most land are taken from the patch itself.
-    """
-    known = dn[valid] if valid.any() else dn.reshape(-1, 3)
-    surface = np.maximum(dn - np.clip(np.percentile(known, 1, axis=0), 0, _CLEAR_AIR), 0)
-    white = max(np.percentile(surface[valid], 99) if valid.any() else 0.0, _WHITE)
-    shown = surface / (surface + _KNEE) * (white + _KNEE) / white
-    return (np.clip(shown, 0, 1) * 255).astype(np.uint8)
 
 
 def _some(store: PatchStore, count: int, *, split: str, size: int | None) -> Batch:

@@ -50,8 +50,7 @@ def load_card(path: Path) -> SegmenterCard:
             metadata: Mapping[str, str] = file.metadata() or {}
     except FileNotFoundError:
         raise ValueError(
-            f"{path}: no such file; zero_shot scores the whole pretrained network, which a finished pretraining of ours "
-            f"leaves there"
+            f"{path}: no such file; it would hold the whole pretrained network, which a finished pretraining leaves there"
         ) from None
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{path}: is no safetensors file ({error})") from None
@@ -60,6 +59,10 @@ def load_card(path: Path) -> SegmenterCard:
     try:
         return SegmenterCard.model_validate_json(metadata["card"])
     except ValueError as error:
+        if '"architecture"' in metadata["card"]:
+            raise ValueError(
+                f"{path}: is an encoder, which knows no classes; give the run's folder, or its {NAME}"
+            ) from None
         raise ValueError(f"{path}: its card cannot be read: {' '.join(str(error).split())}") from None
 
 

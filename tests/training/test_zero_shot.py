@@ -156,7 +156,7 @@ def test_a_run_scores_every_labelled_pixel_of_its_splits_once_and_is_not_repeate
 
 
 def test_what_is_no_whole_network_is_refused_by_name(tmp_path) -> None:
-    with pytest.raises(ValueError, match="no such file; zero_shot scores the whole pretrained network"):
+    with pytest.raises(ValueError, match="no such file; it would hold the whole pretrained network"):
         segmenter_file.load(tmp_path / "absent.safetensors")
     (tmp_path / "torn.safetensors").write_bytes(b"torn")
     with pytest.raises(ValueError, match="is no safetensors file"):
