@@ -11,6 +11,7 @@ VERBS = {
     "transfer": "judge encoders on a downstream task",
     "export": "encoders for other libraries; other people's checkpoints",
     "predict": "land-cover maps of whole scenes, for a GIS",
+    "audit": "which labels of a data set are wrong, as maps and rankings",
     "sweep": "many pretrainings, judged and ranked",
     "estimate": "what a run or a sweep will cost, before it starts",
     "report": "one HTML page over a run directory",

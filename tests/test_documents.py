@@ -23,7 +23,8 @@ def commands():
             yield path.relative_to(ROOT), verb, re.findall(r"(?<=\s)--[a-z][a-z-]*", rest.partition(" #")[0])
 
 
-PAGES = {"ingest": ("", "geotiff", "ssl4eo", "dfc2020"), "bench": ("", "step", "predict")}  # verbs whose --help has several pages
+# verbs whose --help has several pages
+PAGES = {"ingest": ("", "geotiff", "ssl4eo", "dfc2020"), "bench": ("", "step", "predict")}
 
 
 @pytest.mark.parametrize("verb", sorted({verb for _, verb, _ in commands()}))

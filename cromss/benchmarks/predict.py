@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import resource
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from cromss.plot.look import RIGHT, styled
 
 TILE = 10_980  # pixels a side of a Sentinel-2 tile of 10 m
 _GIB = 2**30
-_LOOKS = 0.1  # seconds between two
+_LOOKS = 0.5  # seconds between two: a look at every process takes milliseconds of the cores that are measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -131,6 +132,9 @@ def watched(command: list[str]) -> tuple[float, list[tuple[float, float]], int]:
                 continue
         looks.append((time.monotonic() - began, resident / _GIB))
         time.sleep(_LOOKS)
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of one process, between the looks too
+    if peak > max(gib for _, gib in looks):
+        looks.append((time.monotonic() - began, peak))
     return time.monotonic() - began, looks, process.returncode
 
 

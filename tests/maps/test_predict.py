@@ -212,6 +212,29 @@ def test_one_pixel_is_a_scene(trained, tmp_path):
         assert file.read(1)[0, 0] < 9
 
 
+@pytest.mark.parametrize(
+    ("transform", "crs"),
+    [
+        ((8.0, 6.0, 500_000.0, 6.0, -8.0, 5_000_000.0), "EPSG:32633"),  # turned by 37 degrees
+        ((0.0, 10.0, 500_000.0, 10.0, 0.0, 5_000_000.0), "EPSG:32633"),  # rows to the east
+        ((1e-4, 0.0, 15.0, 0.0, -1e-4, 45.0), "EPSG:4326"),
+        ((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), None),  # nobody says where it lies
+    ],
+)
+def test_any_grid_is_kept(trained, tmp_path, transform, crs):
+    files = {
+        name: write(tmp_path / f"{name}.tif", values(name, 90, 130), BANDS[name], transform, crs) for name in BANDS
+    }
+    assert run(trained, files, tmp_path / "map.tif") == 0
+    with rasterio.open(tmp_path / "map.tif") as file, rasterio.open(files["s2"]) as scene:
+        assert tuple(file.transform)[:6] == pytest.approx(transform)
+        assert file.crs == scene.crs
+        assert (file.read(1) == mapped(Model.open(trained), files, 128, 32)[0]).mean() > 0.999
+    assert cog_validate(tmp_path / "map.tif", strict=True)[0]
+    item = pystac.Item.from_file(tmp_path / "map.json")
+    assert (item.bbox is None) == (crs is None)
+
+
 def test_several_scenes_by_ray_are_those_of_one_process(trained, wide, tmp_path, ray_session, capsys):
     (tmp_path / "here").mkdir()
     (tmp_path / "ray").mkdir()
