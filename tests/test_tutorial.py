@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 README = Path(__file__).parents[1] / "README.md"
-SAYS = "#>"
+SAYS = "# >"
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
@@ -99,10 +99,12 @@ def test_a_document_without_its_markers_is_a_failure(text):
 
 
 def test_statements_share_their_names_across_blocks_and_outputs_belong_to_the_statement_above():
-    assert run(wrapped("a = 1\nprint(a)\n#> 1\na + 1\n#> 2", "for i in range(2):\n    print(a + i)\n#> 1\n#> 2")) == 3
+    assert (
+        run(wrapped("a = 1\nprint(a)\n# > 1\na + 1\n# > 2", "for i in range(2):\n    print(a + i)\n# > 1\n# > 2")) == 3
+    )
 
 
-@pytest.mark.parametrize("python", ["1 + 1\n#> 3", "print('x')\n#> y", "a = 1\n#> 1", "1 / 0"])
+@pytest.mark.parametrize("python", ["1 + 1\n# > 3", "print('x')\n# > y", "a = 1\n# > 1", "1 / 0"])
 def test_what_is_not_so_fails(python):
     with pytest.raises((AssertionError, ZeroDivisionError)):
         run(wrapped(python))
