@@ -58,7 +58,8 @@ def run(options: argparse.Namespace) -> int:
         with rasterio.open(folder / "map.tif") as file:
             assert file.shape == (options.size, options.size)
         bytes_in = sum(path.stat().st_size for path in scene.values())
-    pixels, peak = options.size**2, max(gib for _, gib in memory)
+    own = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of one process, between the looks too
+    pixels, peak = options.size**2, max(own, *(gib for _, gib in memory))
     rate = f"{pixels / seconds / 1e6:.2f} Mpixel/s"
     headline = f"{options.size:,} x {options.size:,} in {seconds:,.0f} s: {rate}, at most {peak:.2f} GiB"
     print(f"{headline} (all processes; the scene is {bytes_in / _GIB:.2f} GiB on disk)")
@@ -132,9 +133,6 @@ def watched(command: list[str]) -> tuple[float, list[tuple[float, float]], int]:
                 continue
         looks.append((time.monotonic() - began, resident / _GIB))
         time.sleep(_LOOKS)
-    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of one process, between the looks too
-    if peak > max(gib for _, gib in looks):
-        looks.append((time.monotonic() - began, peak))
     return time.monotonic() - began, looks, process.returncode
 
 

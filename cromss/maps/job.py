@@ -39,6 +39,7 @@ BANDS = (
         "uncertainty", "1", 0.01, {"LONG_NAME": "entropy of the class probabilities, 0 (sure) to 1 (uniform): 1 - F_e"}
     ),
 )
+_CACHE = 256 * 2**20  # bytes of decoded blocks (rasterio counts bytes, where GDAL's own variable means MiB)
 _GLANCE = 900  # pixels of the picture's longer side
 
 
@@ -239,7 +240,7 @@ def opened_model(path: Path, device: str) -> Model:
 
 
 def _gdal() -> rasterio.Env:
-    return rasterio.Env(GDAL_CACHEMAX=256)  # MiB; GDAL's own choice is a share of the machine, in every process
+    return rasterio.Env(GDAL_CACHEMAX=_CACHE)  # GDAL's own choice is a share of the machine, in every process
 
 
 @contextlib.contextmanager
