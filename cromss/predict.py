@@ -5,7 +5,7 @@ finished tiles; it takes its name when it is whole.
 """
 
 import argparse
-import resource
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -231,7 +231,17 @@ def _say(job: "Job", result: "Result") -> None:
     print(f"  no data {result.nodata / (data + result.nodata):.1%}, mean uncertainty {result.uncertainty:.0f} %")
     beside = f"{job.out.with_suffix('.png').name}, {job.out.with_suffix('.json').name} (STAC)"
     print(f"  beside it: {beside}, {job.out.name}.aux.xml")
-    print(f"  memory at most {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB in this process")
+    if peak := _most_memory():
+        print(f"  memory at most {peak:.2f} GiB in this process")
+
+
+def _most_memory() -> float | None:
+    """GiB; None where the system has no /proc. (What getrusage says began with the memory of whoever started this process.)"""
+    try:
+        found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    except OSError:
+        return None
+    return int(found[1]) / 2**20 if found else None
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 `python -m cromss.predict`, in a process of its own whose memory, children included, is watched."""
 
 import argparse
+import contextlib
 import json
-import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +21,7 @@ from cromss.plot.look import RIGHT, styled
 
 TILE = 10_980  # pixels a side of a Sentinel-2 tile of 10 m
 _GIB = 2**30
-_LOOKS = 0.5  # seconds between two: a look at every process takes milliseconds of the cores that are measured
+_LOOKS = 0.25  # seconds between two: a look at every process takes milliseconds of the cores that are measured
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,8 +59,7 @@ def run(options: argparse.Namespace) -> int:
         with rasterio.open(folder / "map.tif") as file:
             assert file.shape == (options.size, options.size)
         bytes_in = sum(path.stat().st_size for path in scene.values())
-    own = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20  # of one process, between the looks too
-    pixels, peak = options.size**2, max(own, *(gib for _, gib in memory))
+    pixels, peak = options.size**2, max(gib for _, gib in memory)
     rate = f"{pixels / seconds / 1e6:.2f} Mpixel/s"
     headline = f"{options.size:,} x {options.size:,} in {seconds:,.0f} s: {rate}, at most {peak:.2f} GiB"
     print(f"{headline} (all processes; the scene is {bytes_in / _GIB:.2f} GiB on disk)")
@@ -123,22 +123,21 @@ def generated(path: Path, size: int, modality: str) -> Path:
 def watched(command: list[str]) -> tuple[float, list[tuple[float, float]], int]:
     """(seconds, (seconds, GiB resident of the process and its children) over time, exit status)."""
     began, looks = time.monotonic(), [(0.0, 0.0)]
-    process = psutil.Popen(command)
-    while process.poll() is None:
-        resident = 0
-        for one in (process, *_children(process)):
-            try:
-                resident += one.memory_info().rss
-            except psutil.Error:
-                continue
-        looks.append((time.monotonic() - began, resident / _GIB))
-        time.sleep(_LOOKS)
+    with subprocess.Popen(command) as process:
+        while process.poll() is None:
+            resident = 0
+            for one in _family(process.pid):
+                with contextlib.suppress(psutil.Error):  # it has just ended
+                    resident += one.memory_info().rss
+            looks.append((time.monotonic() - began, resident / _GIB))
+            time.sleep(_LOOKS)
     return time.monotonic() - began, looks, process.returncode
 
 
-def _children(process: psutil.Popen) -> list[psutil.Process]:
+def _family(pid: int) -> list[psutil.Process]:
     try:
-        return process.children(recursive=True)
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
     except psutil.Error:
         return []
 

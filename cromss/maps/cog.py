@@ -17,6 +17,7 @@ from rasterio.errors import RasterioError
 from rasterio.io import MemoryFile
 from rasterio.windows import Window
 
+from cromss.data.raster import opened_raster
 from cromss.landcover import IGNORE, Scheme
 
 BLOCK = 512
@@ -60,7 +61,8 @@ def write_cog(
         with memory.open(**profile(grid, len(bands), pixels.dtype, nodata)) as file:
             describe(file, bands, scheme, tags)
             file.write(pixels)
-        as_cog(memory.name, path, scheme)
+        with memory.open() as file:
+            as_cog(file, path, scheme)
 
 
 def profile(grid: Grid, count: int, dtype: Any, nodata: float | None) -> dict[str, Any]:
@@ -90,7 +92,7 @@ def describe(
     file.update_tags(**(tags or {}))
 
 
-def as_cog(source: str | Path, path: Path, scheme: Scheme | None = None) -> None:
+def as_cog(source: rasterio.DatasetReader, path: Path, scheme: Scheme | None = None) -> None:
     """A GeoTIFF, copied as a COG; class names in `<path>.aux.xml`, where GDAL and QGIS look for them. The file appears whole
     or not at all. Raises ValueError where there is no room."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -100,12 +102,22 @@ def as_cog(source: str | Path, path: Path, scheme: Scheme | None = None) -> None
                 source, aside, driver="COG", compress="DEFLATE", level=6, blocksize=BLOCK, overview_resampling="NEAREST",
                 bigtiff="IF_SAFER",
             )  # fmt: skip
-        with rasterio.open(source) as plain, rasterio.open(aside) as copy:
-            _require_equal(plain, copy)
+        with reopened(aside) as copy:
+            _require_equal(source, copy)
         if scheme is not None:
             _no_transparency(aside)
             with written_aside(path.with_name(f"{path.name}.aux.xml")) as side_car:
                 side_car.write_bytes(_categories(scheme))
+
+
+@contextlib.contextmanager
+def reopened(path: Path) -> Iterator[rasterio.DatasetReader]:
+    """A GeoTIFF that was just written. Raises OSError where it cannot be opened: a full disk, then."""
+    try:
+        with opened_raster(path) as file:
+            yield file
+    except ValueError as error:
+        raise OSError(f"not all of it reached the disk: {error}") from None
 
 
 @contextlib.contextmanager

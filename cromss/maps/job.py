@@ -169,14 +169,15 @@ def assemble(job: Job, name: str, when: datetime | None) -> Result:
         data = int(counts[: len(scheme)].sum())
         result = Result(counts[: len(scheme)], int(counts[IGNORE]), total / max(data, 1), _pixel_km2(grid))
         _item(job, name, when, model, result, picture)
-        cog.as_cog(plain, job.out, scheme)
+        with cog.reopened(plain) as file:
+            cog.as_cog(file, job.out, scheme)
     shutil.rmtree(job.work, ignore_errors=True)
     return result
 
 
 def _histogram(path: Path, tiles: Sequence[Box]) -> np.ndarray:
     counts = np.zeros(256, np.int64)
-    with rasterio.open(path) as file:
+    with cog.reopened(path) as file:
         for tile in tiles:
             pixels = file.read(1, window=Window(tile.left, tile.top, *reversed(tile.size)))
             counts += np.bincount(pixels.ravel(), minlength=256)
@@ -205,7 +206,7 @@ def _glance(job: Job, model: Model, plain: Path) -> Figure:
     height, width = job.scene.grid.size
     scale = max(1.0, max(height, width) / _GLANCE)
     shape = (max(1, round(height / scale)), max(1, round(width / scale)))
-    with rasterio.open(plain) as file:
+    with cog.reopened(plain) as file:
         classes, uncertainty = file.read(out_shape=(2, *shape))
     with job.scene.opened() as scene:
         seen = scene.thinned(shape, {name: model.bands(name) for name in model.modalities})
