@@ -32,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = _pairs(args)
     from cromss.maps.model import file_of
 
-    jobs = [_job(args, files, out, file_of(args.model)) for files, out in pairs]
+    model_file = file_of(args.model).absolute()  # as the workers know it: a process loads it once
+    jobs = [_job(args, files, out, model_file) for files, out in pairs]
     when = _date(args.date)
     waiting = []
     for job in jobs:
@@ -136,7 +137,7 @@ def _job(args: argparse.Namespace, files: dict[str, Path], out: Path, model_file
     height, width = scene.grid.size
     parts, said = " and ".join(part.modality for part in scene.parts), "; ".join(scene.notes)
     print(f"{out}: {height:,} x {width:,} pixels from {parts}{said and f' ({said})'}")
-    return Job(scene, windows, model_file.absolute(), out.absolute(), args.tile, args.batch, device)
+    return Job(scene, windows, model_file, out.absolute(), args.tile, args.batch, device)
 
 
 def _opened(path: Path):

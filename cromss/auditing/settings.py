@@ -1,7 +1,6 @@
 """What an audit was asked for, and the folder that holds one audit and no other."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -9,6 +8,7 @@ from typing import Any, Literal
 import pydantic
 
 from cromss.settings import Settings
+from cromss.whole import written_whole
 
 ASKED, RESULT = "asked.json", "audit.json"
 
@@ -61,14 +61,8 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """A whole file, or none. Raises ValueError where there is no room."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
-        os.replace(aside, path)
+        with written_whole(path) as aside:
+            aside.write_bytes(content)
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror}); nothing was left under that name") from None
-    finally:
-        aside.unlink(missing_ok=True)

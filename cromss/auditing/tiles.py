@@ -4,12 +4,13 @@ import array
 import contextlib
 import csv
 import io
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from cromss.whole import written_whole
 
 COLUMNS = (
     "rank", "patch_id", "split", "pixels", "flagged", "share_flagged", "mean_confidence", "worst_pair", "pair_pixels",
@@ -56,25 +57,19 @@ class Tiles:
 
     def finish(self, path: Path, first: int = 20) -> list[dict[str, str]]:
         """Write the table, whole or not at all; its first lines. Raises ValueError where there is no room."""
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         worst = []
         try:
             self._file.close()
-            with open(self._part, "rb") as part, open(aside, "wb") as file:
+            with written_whole(path) as aside, open(self._part, "rb") as part, open(aside, "wb") as file:
                 file.write((",".join(COLUMNS) + "\n").encode())
                 for rank, line in enumerate(self._lines(part), start=1):
                     file.write(f"{rank},".encode() + line)
                     if rank <= first:
                         row = next(csv.reader([line.decode()]))
                         worst.append(dict(zip(COLUMNS, [str(rank), *row], strict=True)))
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(aside, path)
             self._part.unlink()
         except OSError as error:
             raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-        finally:
-            aside.unlink(missing_ok=True)
         return worst
 
     def close(self) -> None:

@@ -1,7 +1,6 @@
 """Cloud-Optimised GeoTIFFs that a GIS opens as they are: colours, class names, units, nodata, overviews."""
 
 import contextlib
-import os
 import struct
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from rasterio.windows import Window
 
 from cromss.data.raster import opened_raster
 from cromss.landcover import IGNORE, Scheme
+from cromss.whole import written_whole
 
 BLOCK = 512
 GDAL_ERRORS = (RasterioError, CPLE_BaseError)  # what rasterio raises, of its own or straight from GDAL
@@ -122,19 +122,14 @@ def reopened(path: Path) -> Iterator[rasterio.DatasetReader]:
 
 @contextlib.contextmanager
 def written_aside(path: Path) -> Iterator[Path]:
-    """A name beside `path` to write to; at the end of the block it takes the place of `path`, or vanishes where the block
-    failed. Raises ValueError, naming the file, for what the disk or GDAL say."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """`written_whole`, for what GDAL writes too. Raises ValueError, naming the file, for what the disk or GDAL say."""
+    aside = path
     try:
-        yield aside
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
-        os.replace(aside, path)
+        with written_whole(path) as aside:
+            yield aside
     except (OSError, *GDAL_ERRORS) as error:
         said = " ".join(str(error.__cause__ or error).replace(str(aside), path.name).split())
         raise ValueError(f"{path}: cannot be written ({said}); nothing was left under that name") from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 # --- what GDAL does not do --------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,7 @@ from cromss.maps.model import Model
 from cromss.maps.scene import Scene
 from cromss.maps.tiles import predict_tile
 from cromss.maps.windows import Box, Windows
+from cromss.whole import written_whole
 
 TAG = "CROMSS_MAP"  # in the map: the digest of everything that it depends on
 BANDS = (
@@ -56,10 +56,14 @@ class Job:
     device: str = "cpu"
 
     @functools.cached_property
+    def model_sha256(self) -> str:
+        return sha256(self.model)
+
+    @functools.cached_property
     def digest(self) -> str:
         """Of everything that the pixels of the map depend on; 16 hexadecimal digits."""
         inputs = [[part.path.name, *_stamp(part.path), repr(part)] for part in self.scene.parts]
-        said = [sha256(self.model), inputs, repr(self.scene.grid), repr(self.windows), self.tile]
+        said = [self.model_sha256, inputs, repr(self.scene.grid), repr(self.windows), self.tile]
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
 
     @property
@@ -114,18 +118,14 @@ def compute(job: Job, tile: Box) -> None:
     model = opened_model(job.model, job.device)
     with _gdal(), job.scene.opened() as scene:
         pixels = predict_tile(model, scene, job.windows, tile, batch_size=job.batch_size, device=job.device)
-    aside = job.part(tile).with_name(f".{job.part(tile).name}.{os.getpid()}")
     try:
-        with open(aside, "wb") as file:
+        with written_whole(job.part(tile)) as aside, open(aside, "wb") as file:
             np.save(file, pixels, allow_pickle=False)
-        os.replace(aside, job.part(tile))
     except OSError as error:
         raise ValueError(
             f"{job.out}: no tile can be kept beside it ({error.strerror}); the same command goes on from the "
             f"{len(job.tiles) - len(job.missing())} of {len(job.tiles)} that are there"
         ) from None
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def assemble(job: Job, name: str, when: datetime | None) -> Result:
     counts, total = np.zeros(256, np.int64), 0
     plain = job.work / "plain.tif"
     tags = {
-        TAG: job.digest, "TITLE": f"{scheme.title} land cover", "MODEL": sha256(job.model)[:16],
+        TAG: job.digest, "TITLE": f"{scheme.title} land cover", "MODEL": job.model_sha256[:16],
         "STORE": model.card.store, "SOFTWARE": f"cromss {provenance.collect(seed=0)['packages'].get('cromss', '')}".strip(),
         "INPUTS": " ".join(part.path.name for part in job.scene.parts),
     }  # fmt: skip
@@ -188,7 +188,7 @@ def _item(job: Job, name: str, when: datetime | None, model: Model, result: Resu
     made = stac.item(
         name, job.scene.grid, when or stac.date_in(job.scene.texts),
         {
-            "cromss:model": sha256(job.model), "cromss:store": model.card.store, "cromss:scheme": model.scheme.name,
+            "cromss:model": job.model_sha256, "cromss:store": model.card.store, "cromss:scheme": model.scheme.name,
             "cromss:inputs": [part.path.name for part in job.scene.parts], "cromss:settled": list(job.scene.notes),
             "cromss:window": job.windows.window, "cromss:overlap": job.windows.overlap,
             "cromss:pixels": dict(zip(model.scheme.classes, result.counts.tolist(), strict=True)),

@@ -2,7 +2,6 @@
 
 import datetime
 import json
-import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from rasterio.warp import transform_geom
 
 from cromss.landcover import Scheme
 from cromss.maps.cog import Grid
+from cromss.whole import written_whole
 
 COG = "image/tiff; application=geotiff; profile=cloud-optimized"
 _FIRST_SENTINEL2 = datetime.datetime(2015, 6, 23, tzinfo=datetime.UTC)  # launch of Sentinel-2A
@@ -118,11 +118,8 @@ def _footprint(grid: Grid) -> tuple[dict[str, Any] | None, list[float] | None]:
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        aside.write_text(json.dumps(content, indent=1) + "\n")
-        os.replace(aside, path)
+        with written_whole(path) as aside:
+            aside.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise ValueError(f"{path}: cannot be written ({error.strerror})") from None
-    finally:
-        aside.unlink(missing_ok=True)

@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import difflib
-import os
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from cromss.networks.scaling import MeanStd, Reflectance, Scaling, ZScore
 from cromss.networks.transformers import registered
 from cromss.sensors import Sensor, sensor
 from cromss.settings import Settings
+from cromss.whole import written_whole
 
 State = dict[str, Tensor]
 
@@ -158,14 +158,8 @@ def write_state(path: Path, state: Mapping[str, Tensor], metadata: dict[str, str
     path.parent.mkdir(parents=True, exist_ok=True)
     # cloned: safetensors takes no two tensors of one memory
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with written_whole(path) as aside:
         save_file(state, aside, metadata=metadata)
-        with open(aside, "rb") as file:
-            os.fsync(file.fileno())  # the name must not reach the disk before the content
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
 
 
 def load_encoder(path: str | Path) -> tuple[State, EncoderCard]:
